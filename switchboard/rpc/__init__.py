@@ -1,0 +1,1 @@
+"""EDGE: the daemons' end. Translate, delegate, decide nothing."""

@@ -1,0 +1,1 @@
+"""EDGE: Redis or Valkey. Nothing outside knows that there is one."""

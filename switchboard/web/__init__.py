@@ -1,0 +1,1 @@
+"""EDGE: people. REST, live events, sign-in, the page."""
