@@ -3,12 +3,13 @@
 A driver reports protocol facts and never decides: each question goes to *ask*, and nothing but its answer lets an action run.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from daemon.domain.agent import Answer, Capabilities, Question, SessionEvent
+from daemon.domain.agent import Launch as Launch
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +21,6 @@ class Found:
     path: Path | None = None
     signed_in: bool = False
     problem: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """How to start the agent so that its keeper stands between: the program to execute instead of the agent's own, and
-    the environment entries that it needs (the keeper takes them out again before it starts the agent)."""
-
-    program: Path
-    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 
@@ -45,6 +46,15 @@ class Capabilities:
     resumes: bool = False
     modes: frozenset[str] = frozenset()  # of diagnose, patch, plan: those that the driver enforces
     not_gated: tuple[str, ...] = ()  # what the agent does without asking, in words
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start the agent so that its keeper stands between: the program to execute instead of the agent's own, and
+    the environment entries that it needs (the keeper takes them out again before it starts the agent)."""
+
+    program: Path
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 class OutputKind(StrEnum):

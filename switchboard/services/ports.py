@@ -1,12 +1,30 @@
 """What the services need of the edges. The store, the wire and the web implement these; nothing here does any I/O."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 from switchboard.domain.output import Appended, Event
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Generic[T]):
+    """One value as the store holds it. Versions only grow; version 0 without a value: there is none."""
+
+    id: str
+    version: int
+    value: T | None
+    extra: Mapping[str, Any] = field(default_factory=dict)  # fields that only a newer switchboard knows: kept on a save
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A part of everything: the ids that exist, and the values whose version was not held yet."""
+
+    ids: Sequence[str]
+    fresh: Sequence[Stored[T]]
 
 
 class Records(Protocol[T]):
@@ -14,6 +32,9 @@ class Records(Protocol[T]):
 
     Every write goes into the change stream, which wakes replicas up; whoever is woken re-reads. Raises Unavailable while the store is away.
     """
+
+    @property
+    def noun(self) -> str: ...
 
     async def get(self, id: str) -> T | None: ...
 
@@ -30,6 +51,20 @@ class Records(Protocol[T]):
 
     async def ids(self) -> list[str]: ...
 
+    # The same with versions, for the projection, which keeps the newer of two.
+
+    async def look(self, ids: Sequence[str]) -> list[Stored[T]]:
+        """What stands under each id, in that order; a value that this switchboard cannot read is left out."""
+
+    async def settle(self, id: str, decide: Callable[[T | None], T | None], held: Stored[T] | None = None) -> Stored[T]:
+        """As `change`; tries what the caller holds first, and reads only when that was stale or *decide* refused it."""
+
+    async def drop(self, id: str) -> int:
+        """As `delete`; returns the version of the hole that is left."""
+
+    def scan(self, held: Mapping[str, int]) -> AsyncGenerator[Page[T], None]:
+        """Everything, a page at a time; a value whose version is in *held* is not sent again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -38,16 +73,26 @@ class Change:
     id: str  # of the entry in the stream; resumable
     noun: str
     subject: str
+    version: int = 0  # that it has at least; 0: not said
 
 
 class Changes(Protocol):
-    def follow(self, after: str | None = None) -> AsyncIterator[Sequence[Change]]:
+    def follow(self, after: str | None = None) -> AsyncGenerator[Sequence[Change], None]:
         """Yield what changed since *after* (None: from now), as it happens, for ever. A cut link shows as Unavailable.
 
         Raises Conflict when *after* is no longer in the stream: take a snapshot.
         """
 
     async def newest(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events as their machine sent them, unread."""
+
+    first: int
+    count: int
+    events: bytes
 
 
 class OutputStore(Protocol):
@@ -58,11 +103,17 @@ class OutputStore(Protocol):
 
     async def nexts(self, runs: Sequence[str]) -> dict[str, int]: ...
 
-    async def read(self, run: str, first: int, limit: int) -> list[bytes]:
+    async def read(self, run: str, first: int, limit: int) -> list[Batch]:
         """Batches that hold events from *first* on, at least *limit* events or all there are."""
 
     async def low(self, run: str) -> int:
         """The lowest seq that is still held; equals next when nothing is."""
+
+    async def skip(self, run: str, first: int) -> int:
+        """Let the stream go on at *first* when it stands before it: what lies between is held nowhere. Returns next."""
+
+    async def expire(self, run: str, seconds: int | None) -> None:
+        """Let the run's output lapse; None: keep it."""
 
     async def purge(self, run: str) -> None: ...
 

@@ -1,0 +1,47 @@
+SHELL := /bin/bash
+PY := .venv/bin/python
+ARGS ?=
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make up     set up what is missing and start everything on this machine (ARGS=\"--help\" for options)"
+	@echo "make test   set up what the tests need, check the code and run the tests"
+	@echo "make bench  print the table of figures"
+	@echo "make soak   the long campaigns"
+	@echo "make proto  generate the Python code of the contract"
+	@echo "make lock   pin the dependencies anew"
+
+up:
+	@tools/setup.sh requirements.lock && exec .venv/bin/switchboard up $(ARGS)
+
+test: ready-to-test
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	cd proto && ../.venv/bin/buf lint
+	.venv/bin/lint-imports --no-logo
+	$(PY) -m mypy
+	$(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+soak: ready-to-test
+	@SWITCHBOARD_SOAK=1 $(PY) -m pytest -q --timeout=7200 tests/soak $(ARGS)
+
+bench: ready-to-test
+	@$(PY) -m bench $(ARGS)
+
+ready-to-test:
+	@tools/setup.sh requirements-test.lock
+	@tools/chromium.sh
+
+proto: ready-to-test
+	cd proto && ../$(PY) -m grpc_tools.protoc -I . --python_out=. --grpc_python_out=. --mypy_out=quiet:. \
+	    --plugin=protoc-gen-mypy=../.venv/bin/protoc-gen-mypy switchboard_rpc/v1/*.proto
+
+# Reads pyproject.toml and writes names, versions and hashes, no addresses.
+lock:
+	@command -v uv >/dev/null || { echo "make lock needs uv on PATH: pip install uv" >&2; exit 1; }
+	uv pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	    --python-version 3.11 --all-extras --group build -o requirements.lock -q
+	uv pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	    --python-version 3.11 --all-extras --group build --group test -o requirements-test.lock -q
+
+.PHONY: help up test soak bench ready-to-test proto lock

@@ -1,0 +1,163 @@
+"""A cgroup (version 2) for each run: its keeper in `<run>/`, the agent and all that it starts in `<run>/tree`.
+
+Only `tree` is ever frozen or killed as a whole, or the keeper would go with it.
+"""
+
+import contextlib
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+
+class Cgroups:
+    def __init__(self, base: Path) -> None:
+        self.base = base
+
+    @classmethod
+    def find(cls, machine: str, home: Path) -> "Cgroups | None":
+        """Return a place of our own below this process's cgroup, or None where none may be made, filled, frozen or killed."""
+        own = _own()
+        if own is None:
+            return None
+        # Two daemons of one user must not sweep each other's runs.
+        mark = hashlib.sha256(f"{machine}\0{home.resolve()}".encode()).hexdigest()[:12]
+        base = own / f"switchboard-{mark}"
+        probe = base / f"probe.{os.getpid()}"
+        try:
+            probe.mkdir(parents=True, exist_ok=True)
+            if not (probe / "cgroup.kill").exists() or not (probe / "cgroup.freeze").exists():
+                return None
+            # Moving a process needs more rights than making a group: the proof is a process that moved.
+            script = 'echo $$ > "$1/cgroup.procs"'
+            moved = subprocess.run(
+                ["/bin/sh", "-c", script, "sh", str(probe)], stderr=subprocess.DEVNULL, timeout=5, check=False
+            )
+            return cls(base) if moved.returncode == 0 else None
+        except (OSError, subprocess.SubprocessError):
+            return None
+        finally:
+            for path in (probe, base):
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+
+    def of(self, run: str) -> "Cgroup":
+        return Cgroup(self.base / run)
+
+    def runs(self) -> list[str]:
+        """Return the runs that have a group here, those of an earlier daemon included."""
+        try:
+            return [entry.name for entry in os.scandir(self.base) if entry.is_dir()]
+        except OSError:
+            return []
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.base.rmdir()
+
+
+class Cgroup:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tree = path / "tree"
+
+    def make(self) -> bool:
+        try:
+            self.tree.mkdir(parents=True, exist_ok=True)
+            _write(self.tree / "cgroup.freeze", "0")
+        except OSError:
+            return False
+        return True
+
+    def pids(self) -> tuple[frozenset[int], frozenset[int]]:
+        """Return everyone in the run's group and the groups below it, and of these whoever is in or below `tree`."""
+        above, inside = _procs(str(self.path)), _procs(str(self.tree))
+        for folder in (self.path, self.tree):
+            with contextlib.suppress(OSError):
+                for name in _folders(folder) - {"tree"}:  # groups that somebody else made
+                    for deeper, _, _ in os.walk(folder / name):
+                        (inside if folder is self.tree else above).update(_procs(deeper))
+        return frozenset(above | inside), frozenset(inside)
+
+    def holds(self, pid: int) -> bool:
+        with contextlib.suppress(OSError):
+            return str(pid) in (self.tree / "cgroup.procs").read_text().split()
+        return False
+
+    def populated(self) -> bool:
+        """Whether the kernel counts anyone in the group or below it; zombies are not counted."""
+        with contextlib.suppress(OSError):
+            return "populated 1" in (self.path / "cgroup.events").read_text()
+        return False
+
+    def frozen(self) -> bool:
+        with contextlib.suppress(OSError):
+            return (self.tree / "cgroup.freeze").read_text().strip() == "1"
+        return False
+
+    def settled(self) -> bool:
+        """Whether every process of the tree has come to rest after a freeze."""
+        with contextlib.suppress(OSError):
+            return "frozen 1" in (self.tree / "cgroup.events").read_text()
+        return False
+
+    def freeze(self, on: bool) -> bool:
+        return _tried(self.tree / "cgroup.freeze", "1" if on else "0")
+
+    def kill(self) -> bool:
+        """Kill the tree whole, frozen or not. The kernel sees to forks that are under way, so it need not be frozen first."""
+        return _tried(self.tree / "cgroup.kill", "1")
+
+    def remove(self) -> None:
+        """Take the groups away, deepest first; the kernel keeps those that still hold somebody."""
+        for folder, _, _ in os.walk(self.path, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+
+
+def _own() -> Path | None:
+    """Return this process's cgroup2 folder (proc(5), cgroups(7)), or None where there is none to see."""
+    try:
+        paths = [line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")]
+        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    except OSError:
+        return None
+    for fields in mounts:
+        if "-" in fields and fields[fields.index("-") + 1] == "cgroup2" and paths and ".." not in paths[0]:
+            root, at = fields[3], Path(fields[4])
+            relative = os.path.relpath(paths[0], root)
+            return None if relative.startswith("..") else at / relative
+    return None
+
+
+def _folders(path: Path) -> set[str]:
+    if os.stat(path).st_nlink == 2 + (path.name != "tree"):  # `.`, `..` and, in a run's own group, `tree`
+        return set()
+    with os.scandir(path) as entries:
+        return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+
+
+def _procs(folder: str) -> set[int]:
+    try:
+        with open(folder + "/cgroup.procs", "rb", buffering=0) as file:
+            found = set(map(int, file.read().split()))
+    except OSError:
+        return set()
+    found.discard(0)  # a process of a pid namespace that cannot be seen from here
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _tried(path: Path, text: str) -> bool:
+    try:
+        _write(path, text)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,263 @@
+"""The machine's process table: who lives, whose child it is, what it claims to be, and how to signal exactly that one.
+
+Everything that is different on macOS (no /proc, no pidfd, no subreaper) is different in this module alone.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from daemon.domain.tree import Born, Seen, Table, below, living
+
+if sys.platform != "linux":
+    import psutil
+
+MARKER = b"SWITCHBOARD_RUN="
+KEEPER = b"/keeper.py"
+LINUX = sys.platform == "linux"
+_AT_ONCE = 256  # descriptors that one wait or one volley may hold
+_IN_A_SESSION = os.getsid(0) != 0  # in a container that was entered from outside it may show as none
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
+
+
+class ProcTable:
+    """Looks that were asked for at the same time share one pass over the table."""
+
+    def __init__(self) -> None:
+        self._begun = 0
+        self._latest: dict[int, Seen] = {}
+        self._turn = asyncio.Lock()
+        self._claims: dict[tuple[Born, bytes], str] = {}
+
+    async def scan(self, keepers: Iterable[Born]) -> dict[int, Seen]:
+        """Return the table as a pass that begins after this call finds it.
+
+        What processes claim is only read of those that do not live below one of *keepers*: the others have their run.
+        """
+        asked = self._begun
+        async with self._turn:
+            if self._begun == asked:  # else somebody else's pass began after this one was asked for
+                self._begun += 1
+                self._latest = await self.scan_but({}, keepers)
+            return self._latest
+
+    async def scan_but(self, known: Table, keepers: Iterable[Born]) -> dict[int, Seen]:
+        """Make a pass of one's own that takes *known* as they were: to read a process that is just dying takes long."""
+        table: dict[int, Seen] = {}
+        places: dict[int, bytes] = {}
+        for count, seen in enumerate(_read((pid for pid in _pids() if pid not in known), places)):
+            table[seen.pid] = seen
+            if count % 200 == 199:
+                await asyncio.sleep(0)  # a machine with thousands of processes must not hold the loop
+        table.update(known)
+        kept = below(table, [pid for pid, start in keepers if living(table, (pid, start))], set())
+        claims: dict[tuple[Born, bytes], str] = {}
+        for pid in places.keys() - kept:
+            # An exec may change the environment under the same pid and start time, but it moves where it lies.
+            key = table[pid].born, places[pid]
+            found = self._claims.get(key)
+            if claim := claims.setdefault(key, _claim(pid) if found is None else found):
+                table[pid] = replace(table[pid], claim=claim)
+        self._claims = claims
+        return table
+
+
+def read(pids: Iterable[int]) -> dict[int, Seen]:
+    """Return these processes as they stand now, without what they claim."""
+    return {seen.pid: seen for seen in _read(pids, {})}
+
+
+def _read(pids: Iterable[int], places: dict[int, bytes]) -> Iterator[Seen]:
+    """Yield each process, and note where its environment lies."""
+    if sys.platform != "linux":
+        yield from _psutil_table(pids, places)
+        return
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if _IN_A_SESSION and os.getsid(pid) == 0:
+                continue  # a thread of the kernel: nobody below this process can be without a session. Cheap to tell.
+        data = _slurp(f"/proc/{pid}/stat")
+        # The name may hold spaces and parentheses itself; the rest is numbers, counted from the third field (proc(5)).
+        tail = data[data.rfind(b")") + 2 :]
+        if not tail:
+            continue
+        fields = tail.split()
+        # A process whose first thread has ended shows as a zombie while its other threads work on.
+        gone = fields[0] in b"ZX" and int(fields[17]) <= 1
+        if not gone and pid > 2:
+            places[pid] = fields[47] if len(fields) > 47 else b""
+        name = data[data.find(b"(") + 1 : data.rfind(b")")].decode("utf-8", "replace")
+        yield Seen(pid, int(fields[1]), int(fields[3]), int(fields[19]), fields[0].decode(), name, gone)
+
+
+def _pids() -> list[int]:
+    if sys.platform != "linux":
+        return psutil.pids()
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _slurp(path: str, most: int = 4096) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, most)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def _claim(pid: int) -> str:
+    """Return the run that a process of this user says it belongs to, or whose keeper it is."""
+    if sys.platform != "linux":
+        with contextlib.suppress(psutil.Error, OSError):
+            return str(psutil.Process(pid).environ().get(MARKER.decode()[:-1], ""))
+        return ""
+    environ = _slurp(f"/proc/{pid}/environ", 1 << 20)  # one read gives all of it, up to the arguments' limit
+    if environ.startswith(MARKER) or b"\0" + MARKER in environ:
+        value = (b"\0" + environ).split(b"\0" + MARKER, 1)[1].split(b"\0", 1)[0]
+    else:
+        # A keeper's environment cannot be read (it held a secret), so it names its run as its first argument.
+        words = _slurp(f"/proc/{pid}/cmdline", 4096).split(b"\0")
+        if len(words) < 5 or words[1:3] != [b"-I", b"-S"] or not words[3].endswith(KEEPER):
+            return ""
+        value = words[4]
+    try:
+        status = _slurp(f"/proc/{pid}/status", 4096).partition(b"\nUid:")[2].split(None, 2)
+        return value.decode("utf-8", "replace") if status and int(status[0]) == os.getuid() else ""
+    except ValueError:
+        return ""
+
+
+@contextlib.contextmanager
+def _held(processes: Iterable[Seen]) -> Iterator[list[tuple[int, Seen]]]:
+    """Hold a descriptor of each of these: a pid may be given to another, a descriptor may not."""
+    with contextlib.ExitStack() as stack:
+        held: list[tuple[int, Seen]] = []
+        for seen in processes:
+            with contextlib.suppress(OSError):  # gone; or no descriptor is left, then those that are held go first
+                fd = os.pidfd_open(seen.pid)
+                stack.callback(os.close, fd)
+                held.append((fd, seen))
+        yield held
+
+
+def signal_all(processes: Iterable[Seen], *signals: signal.Signals) -> None:
+    """Send each of *signals* to exactly these processes, never to one that has taken over a pid."""
+    todo = list(processes)
+    if sys.platform != "linux":
+        _psutil_signal(todo, signals)
+        return
+    for first in range(0, len(todo), _AT_ONCE):
+        with _held(todo[first : first + _AT_ONCE]) as held:
+            now = read(seen.pid for _, seen in held)
+            for signum in signals:
+                for fd, seen in held:
+                    # Gone meanwhile, or another user's (it ran sudo): the next look tells which.
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        if living(now, seen.born):
+                            signal.pidfd_send_signal(fd, signum)
+
+
+async def gone(processes: Iterable[Seen], timeout: float) -> bool:
+    """Return whether all of these are dead, as soon as they are, or after *timeout* seconds."""
+    todo = list(processes)
+    if sys.platform != "linux":
+        await asyncio.sleep(min(timeout, 0.02))
+        return False
+    loop = asyncio.get_running_loop()
+    with _held(todo[:_AT_ONCE]) as held, contextlib.closing(select.epoll()) as poll:
+        left = {fd for fd, _ in held}
+        for fd in left:
+            poll.register(fd, select.EPOLLIN)
+        done: asyncio.Future[None] = loop.create_future()
+
+        def some_died() -> None:
+            for fd, _ in poll.poll(0):
+                poll.unregister(fd)
+                left.discard(fd)
+            if not left and not done.done():
+                done.set_result(None)
+
+        some_died()
+        if left:
+            loop.add_reader(poll.fileno(), some_died)
+            try:
+                await asyncio.wait_for(done, timeout)
+            except TimeoutError:
+                pass
+            finally:
+                loop.remove_reader(poll.fileno())
+        elif len(held) < len(todo):
+            await asyncio.sleep(0.001)  # no descriptors, or a flood: do not spin
+    return not left and (len(held) == len(todo) or not any(living(read([s.pid]), s.born) for s in todo))
+
+
+def reap(pids: Iterable[int]) -> None:
+    """Bury those of these that came to this process as orphans. Never anybody else: waiting for all children would steal the
+    exit codes that asyncio waits for."""
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
+def become_subreaper(on: bool = True) -> bool:
+    """Have orphans of this process's descendants come here instead of to pid 1; return what was in force before."""
+    if sys.platform != "linux":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = ctypes.c_int(0)
+    libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0)
+    return bool(before.value)
+
+
+def peer(transport_socket: socket.socket) -> tuple[int, int]:
+    """Return pid and user of whoever is at the other end of a unix socket."""
+    with socket.socket(fileno=os.dup(transport_socket.fileno())) as sock:
+        if sys.platform == "linux":
+            pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        else:  # LOCAL_PEERPID and LOCAL_PEERCRED of <sys/un.h>
+            (pid,) = struct.unpack("i", sock.getsockopt(0, 2, 4))
+            _, uid = struct.unpack_from("II", sock.getsockopt(0, 1, 76))
+        return pid, uid
+
+
+if sys.platform != "linux":
+
+    def _psutil_table(pids: Iterable[int], places: dict[int, bytes]) -> Iterator[Seen]:
+        for pid in pids:
+            try:
+                process = psutil.Process(pid)
+                with process.oneshot():
+                    start, state = int(process.create_time() * 1000), process.status()
+                    places[pid] = b""
+                    yield Seen(
+                        pid,
+                        process.ppid(),
+                        os.getsid(pid),
+                        start,
+                        "T" if state == psutil.STATUS_STOPPED else "S",
+                        process.name(),
+                        state == psutil.STATUS_ZOMBIE,
+                    )
+            except (psutil.Error, OSError):
+                continue
+
+    def _psutil_signal(processes: Iterable[Seen], signals: Iterable[signal.Signals]) -> None:
+        for seen in processes:
+            with contextlib.suppress(psutil.Error, OSError):
+                if int(psutil.Process(seen.pid).create_time() * 1000) == seen.start:
+                    for signum in signals:
+                        os.kill(seen.pid, signum)

@@ -1,0 +1,80 @@
+"""What this machine says of itself: written down first, then said, and said again until the switchboard has it.
+
+When the disk takes nothing the truth is still told, but nothing begins and nothing that runs may go on.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import structlog
+
+from daemon.disk import DiskFull
+from daemon.domain.errors import NoSuch
+from daemon.domain.facts import InstructionRecord, InstructionState, RunRecord
+from daemon.domain.instruction import Alarm, Fact
+from daemon.journal import Journal
+
+log = structlog.get_logger()
+
+DISK = "disk"
+
+
+class Reports:
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._alarms: dict[tuple[str, str], Alarm] = {}  # not acknowledged yet
+        self.full = ""  # why nothing can be written, while that is so
+        # Both are set by whoever puts the daemon together.
+        self.send: Callable[[Fact], None] = lambda fact: None
+        self.on_full: Callable[[str], None] = lambda why: None
+
+    def say(self, fact: Fact) -> None:
+        self.send(fact)
+
+    def put_run(self, record: RunRecord) -> RunRecord:
+        """Write *record* down and say it; return it with its revision."""
+        try:
+            record = self._journal.put_run(record)
+        except DiskFull as error:
+            self.disk_full(str(error))
+            record = replace(record, revision=record.revision + 1)
+        self.send(record)
+        return record
+
+    def finish(self, id: str, state: InstructionState, reason: str = "") -> None:
+        """Write down and say how an instruction went; the daemon's own have no id."""
+        if not id:
+            return
+        try:
+            self.send(self._journal.finish_instruction(id, state, reason))
+        except NoSuch:
+            return  # trimmed: the switchboard has had its word
+        except DiskFull as error:
+            self.disk_full(str(error))
+            self.send(InstructionRecord(id, "", "", state, reason))
+
+    def alarm(self, kind: str, text: str, run: str = "") -> None:
+        alarm = Alarm(kind, text, run)
+        if self._alarms.get((kind, run)) != alarm:
+            log.error(kind, text=text, run=run)
+            self._alarms[kind, run] = alarm
+            self.send(alarm)
+
+    def alarms(self) -> Iterator[Alarm]:
+        yield from list(self._alarms.values())
+
+    def alarm_acked(self, alarm: Alarm) -> None:
+        if self._alarms.get((alarm.kind, alarm.run)) == alarm and not (alarm.kind == DISK and self.full):
+            del self._alarms[alarm.kind, alarm.run]
+
+    def disk_full(self, why: str) -> None:
+        """The disk did not take a write."""
+        first, self.full = not self.full, why
+        self.alarm(DISK, f"nothing can be written, so no run may go on: {why}")
+        if first:
+            self.on_full(why)
+
+    def disk_back(self) -> None:
+        if self.full:
+            self.full = ""
+            self.alarm(DISK, "the disk takes writes again")

@@ -1,0 +1,230 @@
+"""The hands of the link: every word of the switchboard becomes something done here, once, and its outcome is reported."""
+
+import json
+import platform
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import assert_never
+
+import structlog
+
+from daemon.answers import Answers, NoAnswer
+from daemon.attempt import Tools
+from daemon.disk import DiskFull
+from daemon.domain import supervisor as events
+from daemon.domain.facts import ApprovalRecord, InstructionRecord, InstructionState, ReceiptRecord, RunRecord
+from daemon.domain.instruction import (
+    AgentProgram,
+    Alarm,
+    Decision,
+    DecisionRefused,
+    DiffQuery,
+    End,
+    Fact,
+    Held,
+    Hello,
+    Instruction,
+    Interrupt,
+    Message,
+    OutputQuery,
+    Purge,
+    Query,
+    Resume,
+    SafetyQuery,
+    Start,
+    Unreadable,
+    Welcome,
+)
+from daemon.runs import Runs
+from daemon.settings import VERSION
+
+log = structlog.get_logger()
+
+CAPABILITIES = ("resume", "safety", "diff", "output-query", "edited-input")
+UNKNOWN = "this daemon does not know what to do with that: it is older than the switchboard, so upgrade it"
+FAILED, APPLIED = InstructionState.FAILED, InstructionState.APPLIED
+
+
+class Runner:
+    """None of its methods wait, and none raise for what the other side says."""
+
+    def __init__(self, tools: Tools, runs: Runs, answers: Answers, name: str) -> None:
+        self._tools, self._runs, self._answers, self._name = tools, runs, answers, name
+        self._boot_epoch = secrets.token_hex(8)
+        self.programs: tuple[AgentProgram, ...] = ()
+        self.answered: Callable[[str, bytes, str], None] = lambda id, body, error: None  # set when there is an upload
+
+    # Up.
+
+    def hello(self) -> Hello:
+        journal = self._tools.journal
+        live = [attempt.record for attempt in self._runs.alive()]
+        facts: dict[tuple[type, str], RunRecord | ApprovalRecord] = {}
+        news: list[RunRecord | ApprovalRecord] = [*live, *journal.open_approvals()]
+        for fact in (*news, *journal.unacked_runs(), *journal.unacked_approvals()):
+            facts.setdefault((type(fact), fact.id), fact)
+        rest: list[Fact] = [*journal.unacked_receipts()]
+        for record in journal.unacked_instructions():
+            refused = self._refused(record)
+            rest += [refused, record] if refused else [record]
+        runs = [fact.id for fact in facts.values() if isinstance(fact, RunRecord)]
+        return Hello(
+            name=self._name,
+            version=VERSION,
+            boot_epoch=self._boot_epoch,
+            platform=f"{platform.system()} {platform.machine()}",
+            capabilities=CAPABILITIES,
+            agents=self.programs,
+            facts=(*facts.values(), *rest, *self._tools.reports.alarms()),
+            held=self._tools.stops.held(),
+            spool=self._tools.outputs.ranges(runs),
+        )
+
+    def pulses(self) -> Mapping[str, int]:
+        found = {attempt.record.id: attempt.silent_ms() for attempt in self._runs.alive()}
+        return {run: silent for run, silent in found.items() if silent is not None}
+
+    def held(self) -> tuple[str, int]:
+        return self._tools.journal.orders_held()
+
+    def acked(self, fact: Fact) -> None:
+        journal = self._tools.journal
+        try:
+            match fact:
+                case RunRecord():
+                    journal.acked_run(fact.id, fact.revision)
+                case ApprovalRecord():
+                    journal.acked_approval(fact.id, fact.revision)
+                case ReceiptRecord():
+                    journal.acked_receipt(fact.order, fact.run, fact.attempt, fact.revision)
+                case InstructionRecord():
+                    journal.acked_instruction(fact.id, fact.revision)
+                case Alarm():
+                    self._tools.reports.alarm_acked(fact)
+                case _:
+                    pass  # said anew at each hello, or derived from one of the above
+        except DiskFull as error:
+            self._tools.reports.disk_full(str(error))  # it is only said once more
+
+    # Down.
+
+    def welcomed(self, welcome: Welcome) -> None:
+        before = self.held()[0]
+        fresh = before not in ("", welcome.store_epoch)
+        self._tools.stops.take(Held(welcome.store_epoch, welcome.generation, welcome.orders))
+        self._tools.outputs.watermarks(welcome.watermarks, fresh_store=fresh)
+        if fresh:
+            log.warning("the switchboard's store is another one: everything is announced again")
+            for run in self._tools.journal.runs():
+                if self._runs.of(run.id) is None:
+                    self._tools.reports.say(run)
+
+    def ordered(self, held: Held) -> None:
+        self._tools.stops.take(held)
+
+    def instructed(self, instruction: Instruction) -> None:
+        id, body = instruction.id, instruction.body
+        if isinstance(body, DiffQuery | OutputQuery | SafetyQuery):
+            self._runs.spawn(self._answer(id, body), f"query {id}")
+            return
+        journal, reports = self._tools.journal, self._tools.reports
+        try:
+            words = json.dumps({**asdict(body), "by": instruction.by, "reason": instruction.reason})
+            fresh = journal.take_instruction(id, type(body).__name__.lower(), words)
+        except DiskFull as error:
+            reports.disk_full(str(error))
+            reports.say(InstructionRecord(id, "", "", FAILED, f"the machine can write nothing: {error}"))
+            return
+        known = journal.instruction(id)
+        if known is not None:
+            if isinstance(body, Decision) and (refused := self._refused(known)):
+                reports.say(refused)
+            reports.say(known)
+        if fresh:
+            self._carry_out(instruction)
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        id, body = instruction.id, instruction.body
+        match body:
+            case Start():
+                self._runs.start(id, body)
+            case Resume():
+                self._runs.resume(id, body)
+            case Message():
+                self._tell(id, body.run, events.MessageOrdered(id, body.text))
+            case Interrupt():
+                self._tell(id, body.run, events.InterruptOrdered(id))
+            case End():
+                self._tell(id, body.run, events.EndOrdered(id))
+            case Decision():
+                self._decide(id, body)
+            case Purge():
+                self._purge(id, body.run)
+            case Unreadable():
+                self._tools.reports.finish(id, FAILED, UNKNOWN)
+            case DiffQuery() | OutputQuery() | SafetyQuery():
+                raise AssertionError("queries are answered before they are written down")
+            case _:
+                assert_never(body)
+
+    def _tell(self, id: str, run: str, event: events.Event) -> None:
+        attempt = self._runs.of(run)
+        if attempt is not None:
+            attempt.take(event)
+            return
+        known = self._tools.journal.run(run)
+        if self._runs.starting(run):
+            why = f"run {run} is about to start: try again in a moment"
+        elif known is None:
+            why = f"this machine holds no run {run[:80]}"
+        else:
+            why = f"run {run} is over ({known.state}): resume it to go on"
+        self._tools.reports.finish(id, FAILED, why)
+
+    def _decide(self, id: str, decision: Decision) -> None:
+        record = self._tools.journal.approval(decision.approval)
+        attempt = self._runs.of(record.run) if record else None
+        live, stopped = 0, ""
+        if attempt is not None:
+            live = attempt.record.attempt
+            order = self._tools.stops.hold_on(attempt.record)
+            if order is not None:
+                stopped = f"order {order.id} of {order.by} holds it"
+            elif attempt.ending:
+                stopped = attempt.record.reason or "it is ending"
+        try:
+            why = self._tools.questions.decide(id, decision, live_attempt=live, stopped=stopped)
+        except DiskFull as error:
+            self._tools.reports.disk_full(str(error))
+            why = f"the decision could not be written down, so it is not in force: {error}"
+            self._tools.reports.say(DecisionRefused(decision.approval, id, why))
+        self._tools.reports.finish(id, FAILED if why else APPLIED, why)
+
+    def _refused(self, record: InstructionRecord) -> DecisionRefused | None:
+        """Return the receipt of a decision that was refused, as it was given before."""
+        if record.kind != "decision" or record.state is not FAILED:
+            return None
+        approval = str(json.loads(record.json).get("approval", ""))
+        known = self._tools.journal.approval(approval)
+        verdict, by = (known.verdict or "", known.decided_by) if known else ("", "")
+        return DecisionRefused(approval, record.id, record.reason, verdict, by)
+
+    def _purge(self, id: str, run: str) -> None:
+        if self._runs.of(run) is not None:
+            self._tools.reports.finish(id, FAILED, f"run {run} is alive: stop or end it first")
+            return
+        try:
+            self._tools.outputs.purge(run)
+            self._tools.journal.purge_run(run)
+            self._tools.safety.purge(run)
+        except (DiskFull, OSError) as error:
+            self._tools.reports.finish(id, FAILED, f"not all of run {run} could be forgotten: {error}")
+            return
+        self._tools.reports.finish(id, APPLIED)
+
+    async def _answer(self, id: str, query: Query) -> None:
+        try:
+            self.answered(id, await self._answers.answer(query), "")
+        except NoAnswer as error:
+            self.answered(id, b"", str(error))

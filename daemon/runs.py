@@ -1,0 +1,239 @@
+"""The runs that are alive on this machine: how they begin, go on after an end, and are all brought to rest."""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from daemon.attempt import Attempt, Tools
+from daemon.disk import DiskFull
+from daemon.domain import supervisor as events
+from daemon.domain.errors import NoSuch
+from daemon.domain.facts import InstructionState, RunRecord
+from daemon.domain.instruction import Resume, Start
+from daemon.domain.run import LIVE, RunEvent, RunState, after
+from daemon.identity import boot_id
+from daemon.starting import Checked, Checks, Refused
+
+log = structlog.get_logger()
+
+
+class Runs:
+    def __init__(self, tools: Tools, checks: Checks) -> None:
+        self._tools, self._checks = tools, checks
+        self._attempts: dict[str, Attempt] = {}
+        self._starting: set[str] = set()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._closed = ""  # why nothing starts any more
+        self._calm = asyncio.Event()
+        self._calm.set()
+
+    async def live(self, until: asyncio.Event) -> None:
+        """Carry runs until *until* is set and the last of them is over."""
+        async with asyncio.TaskGroup() as self._tasks:
+            await until.wait()
+            await self.calm()
+
+    async def calm(self) -> None:
+        """Wait until nothing is alive and nothing is starting."""
+        await self._calm.wait()
+
+    def alive(self) -> list[Attempt]:
+        return list(self._attempts.values())
+
+    def of(self, run: str) -> Attempt | None:
+        return self._attempts.get(run)
+
+    def starting(self, run: str) -> bool:
+        return run in self._starting
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        assert self._tasks is not None, "nothing is taken before it lives"
+        self._tasks.create_task(work, name=name)
+
+    # Beginning.
+
+    def start(self, id: str, start: Start) -> None:
+        """Begin *start*, or say why not, under the instruction *id*."""
+        self._enter(start.run)
+        self.spawn(self._start(id, start), f"start of run {start.run}")
+
+    def resume(self, id: str, resume: Resume, why: str = "") -> None:
+        """Take up an ended session again; *id* is empty when the daemon does it by itself."""
+        self._enter(resume.run)
+        self.spawn(self._resume(id, resume, why), f"resume of run {resume.run}")
+
+    async def _start(self, id: str, start: Start) -> None:
+        record = self._fresh(start)
+        why = ""
+        try:
+            if self._tools.journal.run(start.run) is not None:
+                raise Refused(f"run {start.run} is known here already")
+            self._room()
+            checked = await self._checks.start(start)
+            record = replace(
+                record,
+                repo=checked.repo.repo_id,
+                path=str(checked.path),
+                branch=checked.repo.branch,
+                base_commit=checked.repo.head,
+                agent_version=checked.found.version,
+                not_gated=tuple(checked.driver.capabilities.not_gated),
+                content=self._tools.settings.content_for(checked.repo.repo_id),
+            )
+            self._begin(record, checked, start.prompt, "")
+        except Refused as error:
+            why = str(error)
+        except DiskFull as error:
+            why = f"nothing can be started while the disk takes nothing: {error}"
+            self._tools.reports.disk_full(str(error))
+        except Exception as error:  # a mistake of ours must not leave the person without an answer
+            log.exception("start failed", run=start.run)
+            why = f"the daemon failed to start it: {error or type(error).__name__}"
+        finally:
+            self._leave(start.run)
+        if why and self._tools.journal.run(record.id) is None:
+            self._tools.reports.put_run(replace(record, state=RunState.REFUSED, reason=why))
+        self._tools.reports.finish(id, InstructionState.FAILED if why else InstructionState.APPLIED, why)
+
+    async def _resume(self, id: str, resume: Resume, why: str) -> None:
+        refused = ""
+        try:
+            await self._take_up(resume, why)
+        except (Refused, NoSuch) as error:
+            refused = str(error)
+        except DiskFull as error:
+            refused = f"nothing can be resumed while the disk takes nothing: {error}"
+            self._tools.reports.disk_full(str(error))
+        except Exception as error:  # as at a start
+            log.exception("resume failed", run=resume.run)
+            refused = f"the daemon failed to resume it: {error or type(error).__name__}"
+        finally:
+            self._leave(resume.run)
+        if refused:
+            log.info("not resumed", run=resume.run, why=refused)
+        self._tools.reports.finish(id, InstructionState.FAILED if refused else InstructionState.APPLIED, refused)
+
+    async def _take_up(self, resume: Resume, why: str) -> None:
+        record = self._tools.journal.run(resume.run)
+        if record is None:
+            raise NoSuch("run", resume.run[:80])
+        if resume.run in self._attempts or record.state in LIVE:
+            raise Refused(f"run {resume.run} is {record.state}: send it a message instead")
+        if record.state is RunState.REFUSED:
+            raise Refused(f"run {resume.run} was refused, so there is nothing to resume: start another")
+        if not record.session_id:
+            raise Refused(f"run {resume.run} ended before it had a session, so there is nothing to resume")
+        self._room()
+        checked = await self._checks.resume(record.agent, record.path)
+        again = replace(
+            record,
+            attempt=record.attempt + 1,
+            state=after(record.id, record.state, RunEvent.RESUMED),
+            reason=why,
+            waits_for="",
+            branch=checked.repo.branch,
+            agent_version=checked.found.version,
+            containment="",
+        )
+        self._begin(again, checked, resume.text, record.session_id)
+
+    def _begin(self, record: RunRecord, checked: Checked, prompt: str, resume: str) -> None:
+        """Bring an attempt to life, unless an order holds it. Raises Refused, DiskFull."""
+        self._room(starting=True)
+        order = self._tools.stops.hold_on(record)
+        if order is not None:
+            raise Refused(self._tools.stops.refuse(order, record))
+        record = self._tools.journal.put_run(record)
+        attempt = Attempt(record, checked.driver, checked.found, prompt, resume, self._tools)
+        self._attempts[record.id] = attempt
+        self._calm.clear()
+        note = "the checkout had changes of its own when the run began: its diff shows them too"
+        self.spawn(self._carry(attempt, note if checked.repo.dirty and not resume else ""), f"run {record.id}")
+
+    async def _carry(self, attempt: Attempt, note: str) -> None:
+        tools, run = self._tools, attempt.record.id
+        try:
+            await attempt.live(note)
+        except Exception as error:  # one run's mishap must not end the others: its tree is ended, and it says why
+            log.exception("run failed", run=run)
+            why = f"the daemon failed while it ran: {error or type(error).__name__}"
+            await tools.processes.end(run, grace_s=0, from_rung="kill")
+            self._write_off(attempt.record, why)
+        finally:
+            tools.processes.forget(run)
+            self._attempts.pop(run, None)
+            self._settle()
+        tools.stops.ended(attempt.record)
+        if attempt.orders:
+            self.spawn(tools.stops.save(attempt.orders, attempt.record), f"safety copy of run {run}")
+
+    def _write_off(self, record: RunRecord, why: str) -> None:
+        tools = self._tools
+        tools.questions.withdraw(tuple(a.id for a in tools.journal.open_approvals() if a.run == record.id), why)
+        known = tools.journal.run(record.id) or record
+        if known.state in LIVE:
+            how = RunEvent.TREE_EMPTY if known.state is RunState.STOPPING else RunEvent.FAILED
+            tools.reports.put_run(replace(known.take(how), reason=why, waits_for=""))
+
+    def _room(self, *, starting: bool = False) -> None:
+        if self._closed:
+            raise Refused(self._closed)
+        if self._tools.reports.full:
+            raise Refused(f"nothing can be started while the disk takes nothing: {self._tools.reports.full}")
+        alive = len(self._attempts) + (0 if starting else len(self._starting) - 1)
+        if alive >= self._tools.settings.max_runs:
+            raise Refused(f"{alive} runs are alive on this machine, which is the most that it takes: end one first")
+
+    def _fresh(self, start: Start) -> RunRecord:
+        return RunRecord(
+            id=start.run,
+            path=start.path,
+            agent=start.agent,
+            mode=start.mode,
+            owner=start.owner,
+            prompt=start.prompt,
+            started_boot_ms=self._tools.clock.boot_ms(),
+            boot_id=boot_id(),
+            started_wall_ms=self._tools.clock.wall_ms(),
+            scope=start.scope,
+            resume_after_crash=start.resume_after_crash,
+            content=self._tools.settings.content,
+        )
+
+    # Rest.
+
+    async def drain(self, reason: str, wait_s: float) -> list[str]:
+        """Interrupt every run at its next idle moment, and those that have none within *wait_s* anyway; return their ids."""
+        self._closed = reason
+        runs = [attempt.record.id for attempt in self.alive()]
+        for attempt in self.alive():
+            attempt.take(events.DrainOrdered(reason))
+        try:
+            async with asyncio.timeout(wait_s):
+                await self.calm()
+        except TimeoutError:
+            self.halt(reason)
+            await self.calm()
+        return runs
+
+    def halt(self, reason: str, *, close: bool = True) -> None:
+        """Interrupt every run now; nothing starts any more when *close*."""
+        if close:
+            self._closed = reason
+        for attempt in self.alive():
+            attempt.take(events.HaltOrdered(reason))
+
+    def _enter(self, run: str) -> None:
+        self._starting.add(run)
+        self._calm.clear()
+
+    def _leave(self, run: str) -> None:
+        self._starting.discard(run)
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self._attempts and not self._starting:
+            self._calm.set()

@@ -1,0 +1,189 @@
+"""Standing orders on this machine: on the disk first, then said to be seen, then obeyed, with a receipt for every run."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from daemon import faults, git
+from daemon.clock import Clock
+from daemon.disk import DiskFull
+from daemon.domain.facts import OrderRecord, ReceiptRecord, RunRecord, Saved
+from daemon.domain.instruction import Held, OrdersSeen
+from daemon.domain.orders import Candidate, candidate, held_sentence, holding, matches, stop_sentence
+from daemon.journal import Journal
+from daemon.process import Emptied
+from daemon.reports import Reports
+from daemon.safety import SafetyStore
+
+log = structlog.get_logger()
+
+ENDED_LATELY_MS = 10 * 60_000  # a run that ended by itself while the order was on its way still gets its receipt
+
+
+class Live(Protocol):
+    """A run that has processes, or is about to."""
+
+    @property
+    def record(self) -> RunRecord: ...
+
+    def stop(self, order: str, sentence: str) -> None: ...
+
+
+class Stops:
+    def __init__(
+        self,
+        journal: Journal,
+        safety: SafetyStore,
+        clock: Clock,
+        machine: str,
+        reports: Reports,
+    ) -> None:
+        self._journal, self._safety, self._clock, self._machine = journal, safety, clock, machine
+        self._reports = reports
+        self.live: Callable[[], Iterable[Live]] = tuple  # set by whoever puts the daemon together
+        self._unwritten: dict[str, OrderRecord] = {}  # obeyed all the same while the disk is full
+        self._over: deque[tuple[int, RunRecord]] = deque(maxlen=1_000)
+
+    def held(self) -> Held:
+        epoch, generation = self._journal.orders_held()
+        return Held(epoch, generation, tuple(self._journal.orders()))
+
+    def take(self, held: Held) -> None:
+        """Hold *held* on the disk, say so, and stop what it means. Never waits for a process."""
+        try:
+            self._journal.hold_orders(held.store_epoch, held.generation, held.orders)
+            self._unwritten.clear()
+        except DiskFull as error:
+            # Not said to be seen, because it would not survive a crash; but it is obeyed.
+            self._reports.disk_full(str(error))
+            self._unwritten.update((order.id, order) for order in held.orders)
+        self.enforce(say=True)
+
+    def enforce(self, *, say: bool = False) -> None:
+        """Hold every order against every run, and stop those that match."""
+        seen: dict[str, tuple[str, ...]] = {}
+        meant: list[tuple[Live, OrderRecord]] = []
+        for order in self._standing():
+            due = [live for live in self.live() if matches(order.selector, self._of(live.record))]
+            if not order.hold and self._journal.evaluated(order.id):
+                met = self._journal.matches(order.id)
+                due = [live for live in due if (live.record.id, live.record.attempt) in met]
+            elif self._first_look(order, due):
+                self._too_late(order)
+            meant += [(live, order) for live in due]
+            known = {run for run, _ in self._journal.matches(order.id)} | {live.record.id for live in due}
+            if known:
+                seen[order.id] = tuple(sorted(known))
+        if say and not self._unwritten:
+            self._reports.say(OrdersSeen(*self._journal.orders_held(), seen))
+        faults.point("runner.stopping")
+        for live, order in meant:
+            live.stop(order.id, stop_sentence(order))
+
+    def hold_on(self, run: RunRecord) -> OrderRecord | None:
+        """Return the order that keeps *run* from starting."""
+        return holding(self._standing(), self._of(run))
+
+    def refuse(self, order: OrderRecord, run: RunRecord) -> str:
+        """Give the receipt of a start that an order kept from happening; return the sentence for it."""
+        self._receipt(ReceiptRecord(order.id, run.id, run.attempt, "refused", reason=held_sentence(order)))
+        return held_sentence(order)
+
+    def receipts(self, orders: Iterable[str], run: RunRecord, emptied: Emptied, reason: str = "") -> None:
+        """Give the proof of one run's end, or of what is left of it, under each of *orders*."""
+        for order in orders:
+            self._receipt(
+                ReceiptRecord(
+                    order,
+                    run.id,
+                    run.attempt,
+                    "failed" if emptied.left else "ended",
+                    emptied.grade,
+                    emptied.rung,
+                    emptied.took_ms,
+                    emptied.processes,
+                    reason,
+                )
+            )
+        faults.point("runner.emptied")
+
+    async def save(self, orders: Iterable[str], run: RunRecord) -> None:
+        """Keep the checkout's state of a run that was stopped, and give its receipts again with it."""
+        wanted = set(orders)
+        saved = await asyncio.to_thread(self._saved, run)
+        for order in wanted:
+            for receipt in self._journal.receipts(order):
+                if (receipt.run, receipt.attempt) == (run.id, run.attempt):
+                    self._receipt(replace(receipt, safety=saved))
+
+    def ended(self, run: RunRecord) -> None:
+        """*run* is over: an order that meant it and was on its way gets a receipt all the same."""
+        self._over.append((self._clock.boot_ms(), run))
+
+    def after_crash(self, run: RunRecord) -> list[OrderRecord]:
+        """Return the orders that mean a run which was alive when the last daemon died."""
+        found = []
+        for order in self._standing():
+            if not order.hold and self._journal.evaluated(order.id):
+                meant = (run.id, run.attempt) in self._journal.matches(order.id)
+            else:
+                meant = matches(order.selector, self._of(run))
+            if meant:
+                found.append(order)
+        return found
+
+    def unsaved(self) -> list[tuple[str, RunRecord]]:
+        """Return (order, run) of the ends whose work the last daemon did not come to save."""
+        found = []
+        for order in self._journal.orders():
+            for receipt in self._journal.receipts(order.id):
+                run = self._journal.run(receipt.run)
+                unsaved = receipt.outcome == "ended" and receipt.rung != "none" and receipt.safety is None
+                if run and unsaved and run.attempt == receipt.attempt:
+                    found.append((order.id, run))
+        return found
+
+    def _standing(self) -> list[OrderRecord]:
+        orders = {order.id: order for order in self._journal.orders()} | self._unwritten
+        return [order for order in orders.values() if not order.lifted]
+
+    def _first_look(self, order: OrderRecord, due: list[Live]) -> bool:
+        """Write down what *order* means here; tell whether it had not been held against this machine's runs before."""
+        met = {(live.record.id, live.record.attempt) for live in due}
+        first = not self._journal.evaluated(order.id)
+        if first or not met <= self._journal.matches(order.id):
+            try:
+                self._journal.evaluate_order(order.id, met)
+            except DiskFull as error:
+                self._reports.disk_full(str(error))
+        return first
+
+    def _too_late(self, order: OrderRecord) -> None:
+        since = self._clock.boot_ms() - ENDED_LATELY_MS
+        for at, run in self._over:
+            if at >= since and matches(order.selector, self._of(run)):
+                self._receipt(
+                    ReceiptRecord(
+                        order.id, run.id, run.attempt, "ended", run.containment, "none", reason="it had ended by itself"
+                    )
+                )
+
+    def _saved(self, run: RunRecord) -> Saved:
+        try:
+            return self._safety.save(git.find_root(run.path), run.id, run.base_commit)
+        except git.RepoProblem as error:
+            return Saved(error=str(error))
+
+    def _receipt(self, receipt: ReceiptRecord) -> None:
+        try:
+            self._reports.say(self._journal.put_receipt(receipt))
+        except DiskFull as error:
+            self._reports.disk_full(str(error))
+            self._reports.say(receipt)  # the proof itself is true, even if it cannot be kept
+
+    def _of(self, run: RunRecord) -> Candidate:
+        return candidate(run, self._machine)

@@ -1,0 +1,205 @@
+"""The daemon's own eyes and hands on the runs' process trees: who lives of a run, and a signal for exactly those."""
+
+import asyncio
+import os
+import signal
+from dataclasses import dataclass
+
+from daemon import proctable
+from daemon.cgroup import Cgroup, Cgroups
+from daemon.domain.stop_ladder import Rung, Sight
+from daemon.domain.tree import Born, Home, Known, Seen, Table, adopted, living, members
+from daemon.keepers import Keepers
+from daemon.kept import Keeper
+
+KEEPER_LEAVES_S = 0.25  # how long a keeper that has nothing left may take to end itself
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Who lives of one run: the tree, and its keeper apart where this daemon knows it."""
+
+    tree: dict[int, Seen]
+    keeper: Seen | None = None
+    caged: frozenset[int] = frozenset()  # in the run's cgroup
+    inside: frozenset[int] = frozenset()  # in the part of it that is killed as a whole
+
+    @property
+    def everyone(self) -> list[Seen]:
+        return [*self.tree.values(), *([self.keeper] if self.keeper else [])]
+
+
+class Trees:
+    def __init__(self, machine: str, keepers: Keepers, cgroups: Cgroups | None) -> None:
+        self._machine = machine
+        self._keepers = keepers
+        self._cgroups = cgroups
+        self._table = proctable.ProcTable()
+        self._before: dict[str, frozenset[Born]] = {}
+        self._paused: dict[str, set[Born]] = {}
+        self._started: frozenset[Born] = frozenset()
+
+    def marker(self, run: str) -> str:
+        return f"{self._machine}/{run}"
+
+    def cage(self, run: str) -> Cgroup | None:
+        return self._cgroups.of(run) if self._cgroups else None
+
+    async def scan(self) -> Table:
+        table = await self._table.scan(self._keepers.ever)
+        if self._keepers.steady(table) and self._keepers.steady(self._keepers.again()):
+            self._started = frozenset(seen.born for seen in table.values() if seen.parent == os.getpid())
+        self._keepers.prune(table)
+        return table
+
+    async def look(self, run: str) -> Look:
+        """Return who lives of the run now, from a pass over the whole process table: this is what proof is made of."""
+        table = dict(await self.scan())
+        look = self._pick(run, table)
+        self._before[run] = frozenset(seen.born for seen in look.everyone)
+        if self._keepers.of(run) and not look.keeper:
+            proctable.reap(seen.pid for seen in adopted(table, self._home()) if seen.gone)
+        return look
+
+    def glance(self, run: str) -> Look:
+        """Return who is in the run's cgroup, without a pass over the table: enough to begin a kill, never to end one."""
+        cage, keeper = self.cage(run), self._keepers.of(run)
+        if cage is None or keeper is None:
+            return Look({})
+        caged = cage.pids()
+        return self._pick(run, proctable.read(caged[0] | {keeper.pid}), caged)
+
+    def outside(self, look: Look) -> bool:
+        """Whether anybody of the tree lives outside the run's cgroup."""
+        out = look.tree.keys() - look.caged
+        return bool(out) and any(living(proctable.read(out), look.tree[pid].born) for pid in out)
+
+    def sight(self, run: str, look: Look) -> Sight:
+        cage, keeper = self.cage(run), self._keepers.of(run)
+        if not look.everyone:
+            return Sight.EMPTY
+        agent = look.tree.get(keeper.agent_pid) if keeper and keeper.agent_pid else None
+        if (cage and cage.frozen()) or (agent and agent.state == "T"):
+            return Sight.FROZEN
+        return Sight.HEADLESS if keeper and keeper.agent_pid and agent is None else Sight.LIVE
+
+    async def signal(self, run: str, rung: Rung, look: Look, time: int) -> Table:
+        """Give the signal of *rung*, for the *time*th time; return whom it kills."""
+        keeper = self._keepers.of(run)
+        if rung is Rung.INTERRUPT:
+            agent = look.tree.get(keeper.agent_pid) if keeper and keeper.agent_pid else None
+            proctable.signal_all([agent] if agent else look.tree.values(), signal.SIGINT)
+        elif rung is Rung.TERMINATE:
+            proctable.signal_all(look.tree.values(), signal.SIGTERM)
+        else:
+            return await self._kill(run, look, time)
+        return {}
+
+    async def settled(self, run: str, condemned: Table, timeout: float) -> Look:
+        """Wait for the death of those who were sent SIGKILL; return who lives.
+
+        A pass over the table that is begun after the last signal and shows nobody else proves that nobody is left who could
+        fork, so that the tree is empty once these have died.
+        """
+        look = self._pick(run, await self._table.scan_but(condemned, self._keepers.ever))
+        alone = not look.tree.keys() - condemned.keys()
+        keeper = self._keepers.of(run)
+        if keeper and look.keeper and alone and keeper.agent_pid in condemned:
+            # It has nothing left to guard, and its agent ends as it does.
+            keeper.relieve(-signal.SIGKILL)
+            proctable.signal_all([look.keeper], signal.SIGKILL)
+        dead = await proctable.gone(look.everyone, timeout)
+        proctable.reap(pid for pid, seen in condemned.items() if seen.born not in self._keepers.ever)
+        cage = self.cage(run)
+        again = any(not seen.gone for seen in proctable.read(condemned).values())
+        if not dead or not alone or again or (cage and cage.populated()):
+            return await self.look(run)
+        self._before.pop(run, None)
+        return Look({})
+
+    async def dismiss(self, look: Look, time: int) -> None:
+        """End a keeper that has nothing left: it goes by itself, when its line breaks, or by force."""
+        if look.keeper is None:
+            return
+        keeper = next((k for k in self._keepers.all() if k.born == look.keeper.born), None)
+        if time >= 2 or look.keeper.state == "T":
+            proctable.signal_all([look.keeper], signal.SIGKILL)
+        elif time == 1 and keeper:
+            keeper.hang_up()
+        await proctable.gone([look.keeper], KEEPER_LEAVES_S)
+
+    async def freeze(self, keeper: Keeper) -> bool:
+        """Bring the tree to rest: by its cgroup, and by SIGSTOP whoever is outside of it."""
+        cage, paused = self.cage(keeper.run), self._paused.setdefault(keeper.run, set())
+        caged = cage is not None and cage.freeze(True)
+        for _ in range(100):
+            look = await self.look(keeper.run)
+            moving = [
+                seen for pid, seen in look.tree.items() if not (caged and pid in look.inside) and seen.state != "T"
+            ]
+            if not moving and not (caged and cage and cage.populated() and not cage.settled()):
+                return True
+            proctable.signal_all(moving, signal.SIGSTOP)
+            paused.update(seen.born for seen in moving)
+            await asyncio.sleep(0.01)
+        return False
+
+    async def thaw(self, keeper: Keeper) -> None:
+        paused = self._paused.pop(keeper.run, set())
+        if paused:
+            look = await self.look(keeper.run)
+            proctable.signal_all([seen for seen in look.tree.values() if seen.born in paused], signal.SIGCONT)
+        if cage := self.cage(keeper.run):
+            cage.freeze(False)
+
+    def forget(self, run: str) -> None:
+        self._before.pop(run, None)
+        self._paused.pop(run, None)
+        if cage := self.cage(run):
+            cage.remove()
+
+    async def _kill(self, run: str, look: Look, time: int) -> Table:
+        cage, keeper = self.cage(run), self._keepers.of(run)
+        # While it works the keeper buries its dead and goes by itself, with the agent's exit code. One that is stopped, lost
+        # or keeps starting things is killed with the rest.
+        spared = look.keeper if look.keeper and look.keeper.state != "T" and time < 4 else None
+        if keeper and keeper.lost.is_set():
+            spared = None
+        contained = cage is not None and self._only_ours(look) and cage.kill()
+        rest = [seen for seen in look.everyone if seen is not spared and not (contained and seen.pid in look.inside)]
+        if time > 1 and rest:  # it forks faster than it dies: hold all of it first
+            held: dict[Born, Seen] = {}
+            for _ in range(8):
+                fresh = [seen for seen in rest if seen.born not in held]
+                if not fresh:
+                    break
+                proctable.signal_all(fresh, signal.SIGSTOP)
+                held.update((seen.born, seen) for seen in fresh)
+                rest = [seen for seen in (await self.look(run)).everyone if spared is None or seen.born != spared.born]
+            rest = list(held.values())
+        proctable.signal_all(rest, signal.SIGSTOP, signal.SIGKILL)
+        return look.tree | {seen.pid: seen for seen in rest}
+
+    def _only_ours(self, look: Look) -> bool:
+        """Whether the cgroup holds nobody who was put there from outside: this daemon, say, or an editor."""
+        ours = look.tree.keys() | ({look.keeper.pid} if look.keeper else set())
+        strangers = look.inside - ours
+        known = ours | look.inside
+        return all(seen.parent in known for seen in proctable.read(strangers).values() if not seen.gone)
+
+    def _pick(
+        self, run: str, table: dict[int, Seen], caged: tuple[frozenset[int], frozenset[int]] | None = None
+    ) -> Look:
+        keeper, cage = self._keepers.of(run), self.cage(run)
+        everywhere, inside = caged or (cage.pids() if cage else (frozenset[int](), frozenset[int]()))
+        table.update(proctable.read(everywhere - table.keys()))  # born since
+        before = self._before.get(run, frozenset())
+        ours = keeper is not None and not keeper.proven
+        known = Known(self.marker(run), keeper.born if keeper else None, everywhere, before, ours)
+        found = members(table, known, self._home())
+        is_kept = keeper is not None and keeper.pid in found and found[keeper.pid].start == keeper.born[1]
+        kept = found.pop(keeper.pid) if keeper and is_kept else None
+        return Look(found, kept, everywhere, inside)
+
+    def _home(self) -> Home:
+        return Home(os.getpid(), os.getsid(0), frozenset(self._keepers.ever), self._started)

@@ -1,0 +1,148 @@
+"""Approvals: what waits, and the two answers. Nobody is asked for a password before they have seen what will run."""
+
+import difflib
+import json
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import RenderableType
+
+from switchboard.cli import live
+from switchboard.cli.client import part
+from switchboard.cli.errors import Failed
+from switchboard.cli.options import Session, server_options
+from switchboard.cli.tables import Row, approvals_table
+from switchboard.cli.text import block, payload, plain
+
+
+@click.command("approvals")
+@click.option("--run", help="Only of this run.")
+@click.option("--all", "everything", is_flag=True, help="Decided ones too.")
+@click.option("--watch", is_flag=True, help="Redraw as things change; Ctrl-C ends it.")
+@server_options
+def approvals(at: Session, run: str | None, everything: bool, watch: bool) -> None:
+    """List the questions that wait for a person."""
+    server = at.server
+
+    def read() -> Any:
+        return server.get("/approvals", run=run, state=None if everything else "open")
+
+    def draw(found: Any) -> RenderableType:
+        return approvals_table(found["approvals"])
+
+    if watch:
+        live.watch(server, at.out, ("approval",), read, draw)
+    found = read()
+    at.out.show(found, lambda: draw(found) if found["approvals"] else "nothing waits for a decision")
+
+
+@click.command("approval")
+@click.argument("id")
+@server_options
+def approval(at: Session, id: str) -> None:
+    """Show one question: exactly what will run, why, and where."""
+    row = _read(at, id)
+    at.out.show(row, lambda: card(row))
+
+
+@click.command("approve")
+@click.argument("id")
+@click.option("--input", "edited", metavar="FILE", help='Let it run with this JSON input instead ("-" is stdin).')
+@click.option("--note", default="", help="For the record.")
+@server_options
+def approve(at: Session, id: str, edited: str | None, note: str) -> None:
+    """Let the agent do exactly what it asks for."""
+    _vote(at, id, "approve", note, _input(edited) if edited else None)
+
+
+@click.command("deny")
+@click.argument("id")
+@click.option("--reason", required=True, help="The agent is told this.")
+@server_options
+def deny(at: Session, id: str, reason: str) -> None:
+    """Refuse; the agent gets the reason and goes on without."""
+    _vote(at, id, "deny", reason, None)
+
+
+def _read(at: Session, id: str) -> Row:
+    server = at.token_server() if at.has_token else at.signed_in
+    row: Row = server.get(f"/approvals/{part(id)}")
+    return row
+
+
+def _vote(at: Session, id: str, verdict: str, note: str, edited: Any) -> None:
+    row = _read(at, id)
+    click.echo(card(row), err=at.out.json)
+    if edited is not None:
+        click.echo(_change(row, edited), err=at.out.json)
+    body = {"verdict": verdict, "digest": row["digest"], "note": note, "vote_id": str(uuid.uuid4())}
+    if edited is not None:
+        body["input"] = edited
+    if not at.has_token and sys.stdin.isatty():  # the password came before the card, so the card still needs its yes
+        click.confirm(f"{verdict} this?", abort=True, err=True)
+    decided = at.signed_in.post(f"/approvals/{part(id)}/votes", body, repeat=True)
+    at.out.show(decided, lambda: f"{plain(id)} is {plain(decided['state'])}; delivery: {plain(decided['delivery'])}")
+
+
+def _input(name: str) -> Any:
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text()
+        value = json.loads(text)
+    except OSError as error:
+        raise Failed(f"{name} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise Failed(f"{name} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise Failed(f"{name} is to hold one JSON object, like the input that the agent asked with")
+    return value
+
+
+def _original(row: Row) -> Any:
+    """Return the agent's input as a value; a text that is no JSON is shown as it is."""
+    value = row.get("input", row.get("input_json"))
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def card(row: Row) -> str:
+    """Return the whole question: nothing of what will run is left out or cut."""
+    lines = [
+        f"approval  {plain(row['id'])}  {plain(row['state'])}",
+        f"run       {plain(row.get('run'))} of {plain(row.get('owner'))} in {plain(row.get('repo'))}",
+        f"asks      {plain(row.get('tool'))} ({plain(row.get('kind'))})  {plain(row.get('title'))}",
+        f"folder    {plain(row.get('cwd'))}",
+    ]
+    if row.get("why"):
+        lines += ["why", block(row["why"], "    ")]
+    if row.get("readable", True):
+        lines += ["exactly this will run:", payload(_original(row), "    ")]
+    else:
+        lines.append("what it asks is not shown to you: only the run's owner and those who may decide read it")
+    if row.get("diff"):
+        lines += ["it would change:", block(row["diff"], "    ")]
+    if row.get("masked"):
+        lines.append("part of the input was masked and stays on its machine; the digest covers all of it")
+    for vote in row.get("votes") or ():
+        counted = "" if vote.get("counted", True) else " (too late: changes nothing)"
+        lines.append(
+            f"vote      {plain(vote.get('by'))}: {plain(vote.get('verdict'))} {plain(vote.get('note'))}{counted}"
+        )
+    if row.get("state") != "open":
+        lines.append(f"delivery  {plain(row.get('delivery'))}  {plain(row.get('reason'))}")
+    lines.append(f"digest    {plain(row['digest'])}")
+    return "\n".join(lines)
+
+
+def _change(row: Row, edited: Any) -> str:
+    def lines(value: Any) -> list[str]:
+        return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True).split("\n")
+
+    changed = list(difflib.unified_diff(lines(_original(row)), lines(edited), "asked", "yours", lineterm="", n=3))
+    return "your input:\n" + (block("\n".join(changed), "    ") if changed else "    the same as was asked")

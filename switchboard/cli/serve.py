@@ -1,0 +1,117 @@
+"""`switchboard serve`: one server in the foreground, as a service manager or `up` starts it."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import click
+
+from switchboard.cli.client import default_data
+from switchboard.cli.errors import Failed
+from switchboard.cli.line import Line
+from switchboard.cli.ports import AddressType
+from switchboard.cli.text import plain
+from switchboard.domain.errors import SwitchboardError
+from switchboard.settings import ENROLL_PORT, GRPC_PORT, HTTP_PORT, Address, Settings
+
+
+@click.command("serve")
+@click.option("--data", type=click.Path(path_type=Path), envvar="SWITCHBOARD_DATA", help="Where everything is kept.")
+@click.option("--http", type=AddressType(), default=f"127.0.0.1:{HTTP_PORT}", show_default=True)
+@click.option("--grpc", type=AddressType(), default=f"127.0.0.1:{GRPC_PORT}", show_default=True)
+@click.option("--enroll", type=AddressType(), default=f"127.0.0.1:{ENROLL_PORT}", show_default=True)
+@click.option("--redis-url", envvar="SWITCHBOARD_REDIS_URL", help="A Redis or Valkey instead of the embedded one.")
+@click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--public-url", help="What people type, when a reverse proxy stands before the server.")
+@click.option("--trusted-proxy", multiple=True, default=("127.0.0.1", "::1"), help="Whose X-Forwarded-For is believed.")
+@click.option("--webhook", help="An address that is told when an approval waits (never what it asks).")
+@click.option("--person", default="admin", show_default=True, help="The first person of an empty team.")
+@click.option("--parent-fd", type=int, hidden=True)
+def serve(
+    data: Path | None,
+    http: Address,
+    grpc: Address,
+    enroll: Address,
+    redis_url: str | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    public_url: str | None,
+    trusted_proxy: tuple[str, ...],
+    webhook: str | None,
+    person: str,
+    parent_fd: int | None,
+) -> None:
+    """Run a switchboard server until it is told to end."""
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("--tls-cert and --tls-key belong together")
+    try:
+        from switchboard import app, log
+    except ModuleNotFoundError as error:
+        raise Failed(
+            f"the server's parts are not installed ({error.name}): pip install 'switchboard-fleet[server]'"
+        ) from None
+    settings = Settings(
+        data=(data or default_data()).resolve(),
+        http=http,
+        grpc=grpc,
+        enroll=enroll,
+        redis_url=redis_url,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        public_url=public_url,
+        webhook=webhook,
+        person=person,
+        trusted_proxies=trusted_proxy,
+    )
+    log.set_up()
+
+    async def run() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            # On a terminal, and without a parent that does it, whoever starts the server is the one to sign in first.
+            fd = parent_fd
+            if fd is None and sys.stdout.isatty():
+                fd = await stack.enter_async_context(_greeting(settings.base_url))
+            await app.serve(settings, fd)
+
+    try:
+        asyncio.run(run())
+    except (SwitchboardError, OSError, ExceptionGroup) as error:
+        raise Failed(_sentence(error)) from error
+
+
+@contextlib.asynccontextmanager
+async def _greeting(panel: str) -> AsyncIterator[int]:
+    """Give the server's end of a line over which a sign-in link is asked for and printed."""
+    ours, theirs = socket.socketpair()
+    line = await Line.over(ours)
+
+    async def greet() -> None:
+        with contextlib.suppress(ConnectionError):  # the server did not come to serve, and says why itself
+            await line.ask("ready")
+            click.echo(f"switchboard serves {panel}")
+            click.echo(f"  sign in  {plain((await line.ask('link'))['link'])}")
+            click.echo("           (good once, for 15 minutes)")
+
+    greeting = asyncio.create_task(greet(), name="greeting")
+    try:
+        yield theirs.detach()
+    finally:
+        greeting.cancel()
+        await asyncio.gather(greeting, return_exceptions=True)
+        line.close()
+
+
+def _sentence(error: BaseException) -> str:
+    """Return what a person can act on; anything else goes on as the fault that it is."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, SwitchboardError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror or error}{where}"
+    raise error

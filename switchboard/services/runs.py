@@ -1,0 +1,446 @@
+"""Runs: start them, talk to them, end them, list them. What a run is doing is its machine's word, never this server's guess."""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import structlog
+
+from switchboard import faults
+from switchboard.clock import Clock
+from switchboard.domain.errors import Conflict, Forbidden, Invalid, NotFound
+from switchboard.domain.instruction import Instruction, Kind, State
+from switchboard.domain.machine import Machine
+from switchboard.domain.people import Caller, Permission
+from switchboard.domain.run import RESUMABLE, Run, RunState
+from switchboard.services.approvals import Approvals
+from switchboard.services.instructions import Instructions
+from switchboard.services.output import Output
+from switchboard.services.ports import AuditLog
+from switchboard.services.presence import Presence
+from switchboard.services.projection import Book, Projection
+from switchboard.services.stops import Stops
+from switchboard.services.words import LONGEST_PATH, LONGEST_PROMPT, words
+
+log = structlog.get_logger()
+
+MODES = ("", "diagnose", "patch", "plan")
+MOST_SCOPES = 100
+PURGE_LAPSES_IN = timedelta(days=90)  # a machine that is away purges at its return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    repo: str | None = None
+    machine: str | None = None  # id or name
+    owner: str | None = None
+    state: str | None = None
+    agent: str | None = None
+    all: bool = False  # ended ones too
+    limit: int = 100
+    after: str | None = None  # cursor of the page before
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    run: Run
+    machine_name: str
+    age: timedelta
+    proof_age: timedelta | None  # since its machine was last heard of; None: never
+    reachable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    rows: tuple[RunRow, ...]
+    next: str | None
+
+
+class Runs:
+    def __init__(
+        self,
+        *,
+        runs: Book[Run],
+        instructions: Instructions,
+        approvals: Approvals,
+        stops: Stops,
+        output: Output,
+        presence: Presence,
+        projection: Projection,
+        audit: AuditLog,
+        clock: Clock,
+    ) -> None:
+        self._runs = runs
+        self._instructions = instructions
+        self._approvals = approvals
+        self._stops = stops
+        self._output = output
+        self._presence = presence
+        self._projection = projection
+        self._audit = audit
+        self._clock = clock
+        instructions.on_settled(self._start_settled)
+
+    # What people do
+
+    async def start(
+        self,
+        caller: Caller,
+        *,
+        machine: str | None,
+        path: str,
+        agent: str,
+        mode: str = "",
+        scope: tuple[str, ...] = (),
+        prompt: str,
+        resume_after_crash: bool = False,
+        request_id: str | None = None,
+    ) -> tuple[Run, Instruction]:
+        """Order a run on a machine that is there. The same *request_id* starts it once. Its daemon has the last word."""
+        caller.need(Permission.START, "start runs")
+        there = self._chosen(caller, machine)
+        words("path", path, LONGEST_PATH, need="say which repository: the path of a checkout on that machine")
+        words("agent", agent, 100, need="say which agent: claude")
+        words("prompt", prompt, LONGEST_PROMPT, need="say what the agent shall do: the prompt is empty")
+        if mode not in MODES:
+            raise Invalid("mode", f"mode {mode[:40]!r} is not known: diagnose, patch, plan, or leave it out")
+        if len(scope) > MOST_SCOPES:
+            raise Invalid("scope", f"{len(scope)} scopes are too many: at most {MOST_SCOPES}")
+        for glob in scope:
+            words("scope", glob, LONGEST_PATH, need="a scope is empty")
+        id = _run_id(caller, request_id)
+        now = self._clock.now()
+        asked = Run(
+            id=id,
+            machine=there.id,
+            repo=self._repo_of(there.id, path),
+            path=path,
+            agent=agent,
+            mode=mode,
+            scope=scope,
+            prompt=prompt,
+            owner=caller.person,
+            resume_after_crash=resume_after_crash,
+            started_at=now,
+            changed_at=now,
+        )
+        self._need_no_hold(asked)
+        run = await self._runs.change(id, lambda found: asked if found is None else None)
+        assert run is not None
+        faults.point("service.run.saved")
+        instruction = await self._instructions.order(
+            Kind.START,
+            run.machine,
+            id,
+            {
+                "run_id": id,
+                "path": run.path,
+                "agent": run.agent,
+                "mode": run.mode,
+                "scope": list(run.scope),
+                "prompt": run.prompt,
+                "owner": run.owner,
+                "resume_after_crash": run.resume_after_crash,
+            },
+            by=caller.person,
+            id=f"start-{id}",
+        )
+        details = {"machine": run.machine, "path": path, "agent": agent, "mode": mode}
+        await self._note(caller, "run.started", id, details=details)
+        return run, instruction
+
+    async def message(self, caller: Caller, id: str, text: str, request_id: str | None = None) -> Instruction:
+        """Send a run a message: the next turn of an idle one, or a word into a turn that runs."""
+        words("text", text, LONGEST_PROMPT, need="the message is empty")
+        run = self._reached(caller, id, "message a run")
+        self._need_active(run, "takes no message; `switchboard run resume` takes it up again")
+        return await self._order(
+            caller, Kind.MESSAGE, run, {"run_id": id, "text": text}, "run.messaged", "", request_id
+        )
+
+    async def interrupt(self, caller: Caller, id: str, reason: str = "", request_id: str | None = None) -> Instruction:
+        """End the turn that runs; the session stays."""
+        words("reason", reason)
+        run = self._reached(caller, id, "interrupt a run")
+        self._need_active(run, "has no turn to interrupt")
+        return await self._order(caller, Kind.INTERRUPT, run, {"run_id": id}, "run.interrupted", reason, request_id)
+
+    async def resume(self, caller: Caller, id: str, text: str = "", request_id: str | None = None) -> Instruction:
+        """Take up an ended session again, as the run's next attempt."""
+        words("text", text, LONGEST_PROMPT)
+        run = self._reached(caller, id, "resume a run")
+        if run.state not in RESUMABLE:
+            raise Conflict(f"run {id} is {run.state}, so there is nothing to resume", state=run.state)
+        self._need_no_hold(run)
+        return await self._order(caller, Kind.RESUME, run, {"run_id": id, "text": text}, "run.resumed", "", request_id)
+
+    async def end(self, caller: Caller, id: str, request_id: str | None = None) -> Instruction:
+        """End an idle session in good order."""
+        run = self._reached(caller, id, "end a run")
+        self._need_active(run, "needs no end")
+        return await self._order(caller, Kind.END, run, {"run_id": id}, "run.ended", "", request_id)
+
+    async def purge(self, caller: Caller, id: str, reason: str) -> Run:
+        """Forget what a run said and did, here and on its machine; that it was, and who ran it, stays until its retention."""
+        caller.need(Permission.PURGE, "purge runs")
+        words("reason", reason, need="say why the run is purged: only the audit will tell")
+        run = await self._runs.get(id)
+        if run is None:
+            raise _no_run(id)
+        if run.active and run.state is not RunState.ORDERED:
+            raise Conflict(f"run {id} is {run.state}: stop it first", state=run.state)
+
+        def purged(found: Run | None) -> Run | None:
+            if found is None:
+                return None
+            return replace(found, prompt="", reason="purged", session_id="", waits_for="", not_gated=(), scope=())
+
+        stands = await self._runs.change(id, purged)
+        await self._output.purge(id)
+        await self._approvals.forget_run(id)
+        await self._instructions.forget_run(id)
+        await self._instructions.order(
+            Kind.PURGE,
+            run.machine,
+            id,
+            {"run_id": id},
+            by=caller.person,
+            reason=reason,
+            id=f"purge-{id}",
+            lapses_in=PURGE_LAPSES_IN,
+            again=True,
+        )
+        await self._note(caller, "run.purged", id, reason)
+        return stands or run
+
+    # What people see
+
+    def get(self, caller: Caller, id: str) -> Run:
+        """Return a run; whether its content may be shown is `may_read`'s to say."""
+        caller.need(Permission.LOOK, "look at runs")
+        run = self._projection.run(id)
+        if run is None:
+            raise _no_run(id)
+        return run
+
+    def may_read(self, caller: Caller, run: Run) -> bool:
+        """Say whether a caller may read what a run was told, printed and changed."""
+        if caller.machine and caller.machine != run.machine:
+            return False
+        asked = {Permission.VOTE, Permission.AUDIT} & caller.permits
+        return caller.solo or bool(asked) or (bool(run.owner) and caller.person == run.owner)
+
+    def row(self, run: Run, machine: Machine | None = None) -> RunRow:
+        now = self._clock.now()
+        machine = machine or self._presence.machine(run.machine)
+        seen = machine.seen_at if machine else None
+        return RunRow(
+            run=run,
+            machine_name=machine.name if machine else run.machine,
+            age=max(now - run.started_at, timedelta()),
+            proof_age=max(now - seen, timedelta()) if seen else None,
+            reachable=machine is not None and machine.attached,
+        )
+
+    def rows(self, wanted: RunFilter | None = None) -> Page:
+        """List runs from memory, newest first."""
+        wanted = wanted or RunFilter()
+        machines = {machine.id: machine for machine in self._presence.machines()}
+        keep = _keeper(wanted, machines)
+        found = sorted((run for run in self._projection.runs() if keep(run)), key=_newest_first)
+        if wanted.after:
+            found = [run for run in found if _cursor(run) > wanted.after]
+        limit = max(1, min(wanted.limit, 10_000))
+        page, more = found[:limit], len(found) > limit
+        rows = tuple(self.row(run, machines.get(run.machine)) for run in page)
+        return Page(rows, _cursor(page[-1]) if more else None)
+
+    # What machines say
+
+    async def announced(self, machine: str, said: Run) -> Run:
+        """Take a machine's word on its run. Raises Forbidden for another machine's run."""
+
+        def decide(found: Run | None) -> Run | None:
+            if found is None:
+                return said if said.owner else replace(said, owner=self._owner_of(machine))
+            if found.machine != machine:
+                raise Forbidden(f"run {said.id} is another machine's")
+            # Whose run it is was settled when it was ordered here: a machine cannot hand it to somebody who may then approve it.
+            after = found.announced(replace(said, owner=found.owner or said.owner))
+            return None if after is found else after
+
+        run = await self._runs.change(said.id, decide)
+        assert run is not None
+        return run
+
+    async def gone(self, machine: str, living: frozenset[str]) -> None:
+        """Close runs that this server lists as live and their machine, which has just told all of its live ones, does not know."""
+        now = self._clock.now()
+        for run in [r for r in self._projection.runs() if r.machine == machine and r.active and r.id not in living]:
+            if run.state is RunState.ORDERED:
+                continue  # its start is an instruction that is still to be delivered
+
+            def lost(found: Run | None) -> Run | None:
+                if found is None or not found.active or found.state is RunState.ORDERED:
+                    return None
+                reason = "its machine no longer knows it"
+                return replace(found, state=RunState.INTERRUPTED, reason=reason, waits_for="", changed_at=now)
+
+            await self._runs.change(run.id, lost)
+
+    # What time does
+
+    async def forget_ended(self, retention: timedelta) -> None:
+        """Forget runs that ended so long ago, with their output and questions."""
+        limit = self._clock.now() - retention
+        for run in [r for r in self._projection.runs() if not r.active and r.changed_at <= limit]:
+            await self._output.purge(run.id)
+            await self._approvals.forget_run(run.id)
+            await self._instructions.forget_run(run.id)
+            await self._runs.delete(run.id)
+            await self._audit.append(by="switchboard", via="system", action="run.forgotten", subject=run.id)
+
+    async def close_unstarted(self) -> None:
+        """Close ordered runs whose start is no longer on its way: a crash came between the two."""
+        now = self._clock.now()
+        for run in [r for r in self._projection.runs() if r.state is RunState.ORDERED]:
+            if now - run.started_at < timedelta(minutes=1):
+                continue
+            start = await self._instructions.known(f"start-{run.id}")
+            if start is None or not start.pending:
+                await self._refuse(
+                    run.id, start.outcome if start and start.outcome else "its start was never sent: start it again"
+                )
+
+    # Small parts
+
+    async def _start_settled(self, instruction: Instruction) -> None:
+        """A start that failed or lapsed closes a run of which its machine has not said a word."""
+        if instruction.kind is not Kind.START or instruction.state is State.APPLIED:
+            return
+        await self._refuse(instruction.run, instruction.outcome or "its machine would not start it")
+
+    async def _refuse(self, id: str, reason: str) -> None:
+        now = self._clock.now()
+
+        def refused(found: Run | None) -> Run | None:
+            if found is None or found.state is not RunState.ORDERED:
+                return None
+            return replace(found, state=RunState.REFUSED, reason=reason, changed_at=now)
+
+        await self._runs.change(id, refused)
+
+    def _chosen(self, caller: Caller, machine: str | None) -> Machine:
+        if not machine:
+            machine = caller.machine or self._only_machine()
+        named = [m for m in self._presence.machines() if machine in (m.id, m.name) and m.standing.value == "active"]
+        exact = [m for m in named if m.id == machine] or named
+        if not exact:
+            raise NotFound(f"there is no machine {machine[:100]!r}: see `switchboard machines`")
+        if len(exact) > 1:
+            raise Invalid("machine", f"{len(exact)} machines are called {machine[:100]!r}: name one by its id")
+        if caller.machine and exact[0].id != caller.machine:
+            raise Forbidden("this token may only start runs on its own machine")
+        return self._presence.need(exact[0].id)
+
+    def _only_machine(self) -> str:
+        active = [m for m in self._presence.machines() if m.standing.value == "active"]
+        if len(active) == 1:
+            return active[0].id
+        if not active:
+            raise NotFound("no machine has joined yet: `switchboard machines invite` makes the line to paste on one")
+        raise Invalid("machine", f"the fleet has {len(active)} machines: say which one with --machine")
+
+    def _reached(self, caller: Caller, id: str, to: str) -> Run:
+        caller.need(Permission.START, to)
+        run = self._projection.run(id)
+        if run is None:
+            raise _no_run(id)
+        if caller.machine and run.machine != caller.machine:
+            raise Forbidden(f"this token may only touch runs of its own machine, and {id} is on another")
+        self._presence.need(run.machine)
+        return run
+
+    def _need_active(self, run: Run, so: str) -> None:
+        if not run.active:
+            raise Conflict(f"run {run.id} is {run.state}, so it {so}", state=run.state)
+
+    def _need_no_hold(self, run: Run) -> None:
+        if (order := self._stops.held(run)) is not None:
+            raise Conflict(
+                f"held by order {order.id} of {order.by}: {order.reason}; {order.by} or an incident lead can lift it",
+                order=order.id,
+            )
+
+    def _repo_of(self, machine: str, path: str) -> str:
+        """Return the repo that a machine last announced for a path, or nothing."""
+        known = [r for r in self._projection.runs() if r.machine == machine and r.path == path and r.revision]
+        return max(known, key=lambda run: run.changed_at).repo if known else ""
+
+    def _owner_of(self, machine: str) -> str:
+        known = self._projection.machine(machine)
+        return known.owner if known else ""
+
+    async def _order(
+        self,
+        caller: Caller,
+        kind: Kind,
+        run: Run,
+        body: Mapping[str, Any],
+        action: str,
+        reason: str,
+        request_id: str | None,
+    ) -> Instruction:
+        id = None
+        if request_id:
+            id = "i-" + hashlib.sha256(f"{caller.person}/{kind}/{run.id}/{request_id}".encode()).hexdigest()[:16]
+        instruction = await self._instructions.order(
+            kind, run.machine, run.id, body, by=caller.person, reason=reason, id=id
+        )
+        await self._note(caller, action, run.id, reason)
+        return instruction
+
+    async def _note(
+        self, caller: Caller, action: str, subject: str, reason: str = "", details: dict[str, Any] | None = None
+    ) -> None:
+        await self._audit.append(
+            by=caller.person, via=caller.via, action=action, subject=subject, reason=reason, details=details
+        )
+
+
+def _run_id(caller: Caller, request_id: str | None) -> str:
+    if not request_id:
+        return f"r-{secrets.token_hex(6)}"
+    text = f"{caller.person}/{request_id}".encode("utf-8", "backslashreplace")
+    return "r-" + hashlib.sha256(text).hexdigest()[:12]
+
+
+def _keeper(wanted: RunFilter, machines: Mapping[str, Machine]) -> Callable[[Run], bool]:
+    def keep(run: Run) -> bool:
+        machine = machines.get(run.machine)
+        return (
+            (wanted.all or run.active or wanted.state == run.state)
+            and wanted.repo in (None, run.repo)
+            and wanted.machine in (None, run.machine, machine.name if machine else run.machine)
+            and wanted.owner in (None, run.owner)
+            and wanted.state in (None, run.state)
+            and wanted.agent in (None, run.agent)
+        )
+
+    return keep
+
+
+def _newest_first(run: Run) -> tuple[float, str]:
+    return -run.started_at.timestamp(), run.id
+
+
+def _cursor(run: Run) -> str:
+    """Return a text that sorts as the list does: newest first."""
+    return f"{9e11 - run.started_at.timestamp():020.6f}~{run.id}"
+
+
+def _no_run(id: str) -> NotFound:
+    return NotFound(f"no run {id[:100]!r}: see `switchboard runs --all`")

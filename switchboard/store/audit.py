@@ -1,0 +1,152 @@
+"""The audit chain in a stream: append-only, with one head that two replicas cannot both lengthen."""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from switchboard import faults
+from switchboard.clock import Clock
+from switchboard.domain.audit import Entry
+from switchboard.domain.errors import Unavailable
+from switchboard.store.client import Client
+from switchboard.store.codec import Codec, Unreadable
+from switchboard.store.keys import Keys
+
+ROUNDS = 200
+PAGE = 500
+MOST = 200  # entries a call
+
+Waiter = tuple[dict[str, Any], "asyncio.Future[None]"]
+
+
+class RedisAudit:
+    def __init__(self, client: Client, keys: Keys, clock: Clock) -> None:
+        self._client = client
+        self._keys = [keys.audit, keys.audit_head]
+        self._clock = clock
+        self._codec = Codec(Entry)
+        self._head = ""  # "seq hash" as far as this replica knows
+        self._waiting: list[Waiter] = []
+        self._writing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def append(
+        self, *, by: str, via: str, action: str, subject: str, reason: str = "", details: dict[str, Any] | None = None
+    ) -> None:
+        """Add one entry; durable when it returns. Entries that wait together are written together. Raises Unavailable."""
+        words = {"by": by, "via": via, "action": action, "subject": subject, "reason": reason}
+        draft = {name: _text(word) for name, word in words.items()} | {"details": _plain(details or {})}
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((draft, written))
+        async with self._writing:
+            while not written.done():
+                some, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+                task = asyncio.create_task(self._write_out(some), name="audit")
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                # A caller that is cancelled must not take the others' entries with it.
+                await asyncio.shield(task)
+        await written
+
+    async def _write_out(self, some: list[Waiter]) -> None:
+        try:
+            await self._write([draft for draft, _ in some])
+        except BaseException as error:
+            for _, written in some:
+                if not written.done():
+                    text = str(error) if isinstance(error, Unavailable) else "the audit entry was not written"
+                    written.set_exception(Unavailable(text))
+                    written.exception()  # looked at here: a caller that has gone must not leave a warning behind
+            if not isinstance(error, Unavailable):
+                raise
+        else:
+            faults.point("store.audit.appended")
+            for _, written in some:
+                if not written.done():
+                    written.set_result(None)
+
+    async def _write(self, drafts: list[dict[str, Any]]) -> None:
+        for _ in range(ROUNDS):
+            at, (seq, previous) = self._clock.now(), _parts(self._head)
+            entries: list[Entry] = []
+            for draft in drafts:
+                seq += 1
+                entry = Entry(seq=seq, at=at, previous=previous, **draft)
+                entry = replace(entry, hash=entry.sealed())
+                previous = entry.hash
+                entries.append(entry)
+            head = f"{seq} {previous}"
+            lines = [part for entry in entries for part in (entry.seq, self._codec.dump(entry))]
+            done, found = await self._client.function("audit_append", self._keys, self._head, head, *lines, again=True)
+            self._head = found.decode()
+            if done:
+                return
+        raise Unavailable("too many replicas write the audit at once: try again")
+
+    async def read(self, before: int | None, limit: int) -> list[Entry]:
+        """Return up to *limit* entries below seq *before*, newest first; one that cannot be read is shown as such."""
+        if limit < 1 or (before is not None and before <= 1):
+            return []
+        start = "+" if before is None else f"({min(before, 2**53)}-0"
+        answer = await self._client.call("XREVRANGE", self._keys[0], start, "-", "COUNT", limit, again=True)
+        return [self._entry(id, fields) for id, fields in answer]
+
+    async def verify(self) -> int | None:
+        """Return the seq at which the chain is broken, None when it is whole."""
+        head = (await self._client.call("GET", self._keys[1], again=True) or b"").decode()
+        seq, previous, start = 0, "", "-"
+        while answer := await self._client.call("XRANGE", self._keys[0], start, "+", "COUNT", PAGE, again=True):
+            for id, fields in answer:
+                entry, seq = self._entry(id, fields), seq + 1
+                if id != f"{seq}-0".encode() or entry.seq != seq:
+                    return seq
+                if entry.previous != previous or entry.hash != entry.sealed():
+                    return seq
+                previous = entry.hash
+            start = "(" + answer[-1][0].decode()
+        known, hash = _parts(head)
+        # Entries may have come after the head was read; fewer than it names are a cut tail.
+        return seq + 1 if known > seq or (known == seq and hash != previous) else None
+
+    def _entry(self, id: bytes, fields: list[bytes]) -> Entry:
+        seq = int(id.split(b"-")[0])
+        with contextlib.suppress(Unreadable, IndexError):
+            return self._codec.load(fields[1])[0]
+        return Entry(seq=seq, at=self._clock.now(), by="", via="", action="audit.damaged", subject=str(seq))
+
+
+def _parts(head: str) -> tuple[int, str]:
+    seq, _, hash = head.partition(" ")
+    return int(seq or 0), hash
+
+
+def _plain(value: Any) -> Any:
+    """Return *value* as it will be read back, so that the hash holds: JSON values, and text that is Unicode."""
+    match value:
+        case str():
+            return _text(str(value))  # an enum's member becomes its value
+        case bytes():
+            return value.decode("utf-8", "replace")
+        case None | bool():
+            return value
+        case int() if abs(value) < 2**53:
+            return int(value)
+        case float() if math.isfinite(value):
+            return value
+        case Mapping():
+            return {_text(str(name)): _plain(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_plain(inner) for inner in value]
+        case set() | frozenset():
+            return sorted((_plain(inner) for inner in value), key=str)
+        case datetime():
+            return value.isoformat()
+    return _text(str(value))
+
+
+def _text(word: str) -> str:
+    return word.encode("utf-8", "replace").decode()
