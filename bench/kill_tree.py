@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from daemon.cgroup import Cgroup, Cgroups
+from daemon.cgroup import Cgroups
 from daemon.clock import SystemClock
 from daemon.process import Processes
 
@@ -75,9 +75,9 @@ def watched(pids: list[int]) -> Iterator[Callable[[], float]]:
             os.waitpid(pid, 0)
 
 
-async def floor_cgroup(program: Path, base: Path) -> float:
+async def floor_cgroup(program: Path, cgroups: Cgroups) -> float:
     """The bare floor: one write to cgroup.kill, until the last process is dead."""
-    cage = Cgroup(base / "floor")
+    cage = cgroups.of("floor")
     cage.make()
     token = a_token()
     into = f'echo $$ > {cage.tree}/cgroup.procs; exec "$0" "$1"'
@@ -139,7 +139,7 @@ async def measure() -> list[dict[str, object]]:
         ):
             for number in range(ROUNDS):  # in turn, so that all meet the same machine
                 if cgroups:
-                    times["cgroup.kill"].append(await floor_cgroup(tree, cgroups.base))
+                    times["cgroup.kill"].append(await floor_cgroup(tree, cgroups))
                     times["caged"].append(await product(caged, tree, number))
                 times["killpg"].append(await floor_killpg(plain))
                 times["free"].append(await product(free, tree, number))

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -14,7 +13,6 @@ from daemon import recovery
 from daemon.agents.claude_code import ClaudeCode
 from daemon.agents.driver import Driver
 from daemon.answers import Answers
-from daemon.attempt import Tools
 from daemon.clock import Clock, SystemClock
 from daemon.disk import DiskFull
 from daemon.domain.outbox import Quota
@@ -36,12 +34,12 @@ from daemon.settings import Settings
 from daemon.spool import Spool
 from daemon.starting import Checks
 from daemon.stopping import Stops
+from daemon.tools import Tools
 
 log = structlog.get_logger()
 
 STOPPED = "the daemon was stopped"
 RESTARTS = "the daemon restarts; the run goes on afterwards"
-RESUMED = "resumed after the daemon's restart"
 LAST_WORDS_S = 3.0  # for what happened at the end to reach the switchboard
 TRIM_AFTER_MS = 14 * 24 * 3600 * 1000
 LOOK_FOR_AGENTS_EVERY_S = 300.0
@@ -70,7 +68,7 @@ class Daemon:
         async with asyncio.TaskGroup() as tasks:
             lives = tasks.create_task(self.runs.live(self.ending), name="runs")
             await asyncio.sleep(0)  # runs can be taken from here on
-            recovery.take_up(self.runs, again, RESUMED)
+            recovery.take_up(self.runs, self.tools, again)
             others = [
                 tasks.create_task(self.control.run(), name="control"),
                 tasks.create_task(self.upload.run(), name="upload"),
@@ -78,6 +76,7 @@ class Daemon:
                 tasks.create_task(self._seconds(), name="seconds"),
                 tasks.create_task(self._minutes(), name="minutes"),
                 tasks.create_task(recovery.finish_saving(self.tools), name="safety copies"),
+                tasks.create_task(recovery.see_to_survivors(self.tools, self.runs), name="survivors"),
             ]
             await lives
             await self._last_words()
@@ -91,9 +90,11 @@ class Daemon:
 
     async def drain(self, wait_s: float) -> None:
         """Bring every run to rest at its idle moment, remember which, and come back as another process."""
-        drained = await self.runs.drain(RESTARTS, wait_s)
-        self.tools.journal.set(recovery.DRAINED, json.dumps(drained))
+        recovery.remember(self.tools, self.runs, in_a_turn=False)  # first: a crash while draining resumes them too
         self.restart = True
+        if not await self.runs.drain(RESTARTS, wait_s):
+            recovery.remember(self.tools, self.runs, in_a_turn=True)
+            self.runs.halt(RESTARTS)
         self.ending.set()
 
     def status(self) -> dict[str, object]:
@@ -137,7 +138,9 @@ class Daemon:
             with contextlib.suppress(DiskFull):  # it is tried again in a while
                 self.tools.journal.trim(now - TRIM_AFTER_MS)
                 await asyncio.to_thread(self.tools.safety.expire, now)
-                self.tools.outputs.forget_old({run.id for run in self.tools.journal.runs()})
+                self.tools.outputs.let_go(
+                    {run.id for run in self.tools.journal.runs()}, {attempt.record.id for attempt in self.runs.alive()}
+                )
 
     async def _last_words(self) -> None:
         """Give what happened at the end a moment to reach the switchboard; the next hello says it otherwise."""
@@ -161,8 +164,8 @@ async def put_together(settings: Settings, clock: Clock | None = None) -> AsyncI
         open_files.callback(journal.close)
         spool = Spool(settings.home, clock, settings.spool_bytes)
         open_files.callback(spool.close)
-        reports = Reports(journal)
         redactor = Redactor(_secrets(env, settings))
+        reports = Reports(journal, redactor)
         quota = Quota(settings.output_bytes_per_s, 4 * settings.output_bytes_per_s, settings.output_bytes)
         safety = SafetyStore(settings.home, clock)
         outputs = Outputs(spool, redactor, clock, quota, reports)

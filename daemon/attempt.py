@@ -1,9 +1,10 @@
 """One attempt of a run, carried out: what the supervisor decides is done here, and what happens is told to it."""
 
 import asyncio
+import signal
 from collections import deque
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -11,19 +12,13 @@ import structlog
 
 from daemon import faults
 from daemon.agents.driver import AgentGone, AgentUnusable, Driver, Found, Session, Spec
-from daemon.clock import Clock
-from daemon.domain import supervisor as events
+from daemon.domain import steps
 from daemon.domain.agent import Answer, Ended, Output, OutputKind, Question, Ready, TurnEnded, TurnStarted
 from daemon.domain.facts import InstructionState, RunRecord
 from daemon.domain.supervisor import Supervised
-from daemon.journal import Journal
-from daemon.output import Outputs
-from daemon.process import Emptied, Keeper, KeeperFailed, Processes
-from daemon.questions import Asking, Questions
-from daemon.reports import Reports
-from daemon.safety import SafetyStore
-from daemon.settings import Settings
-from daemon.stopping import Stops
+from daemon.process import Emptied, Keeper, KeeperFailed
+from daemon.questions import Asking
+from daemon.tools import Tools
 
 log = structlog.get_logger()
 
@@ -33,28 +28,13 @@ WHY = 2_000  # characters of the agent's last words
 TRY_AGAIN_S = 2.0  # between two looks at what survived a kill
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What every attempt works with."""
-
-    journal: Journal
-    processes: Processes
-    outputs: Outputs
-    questions: Questions
-    stops: Stops
-    clock: Clock
-    safety: SafetyStore
-    settings: Settings
-    reports: Reports
-
-
 class Attempt:
     def __init__(self, record: RunRecord, driver: Driver, found: Found, prompt: str, resume: str, tools: Tools) -> None:
         """*prompt* may be empty on a resume; *resume* is the session to take up again."""
         self.record = record
         self._driver, self._found, self._prompt, self._resume, self._tools = driver, found, prompt, resume, tools
         self._supervised = Supervised(record.id, round(tools.settings.idle_after_s * 1000), state=record.state)
-        self._inbox: deque[events.Event] = deque()
+        self._inbox: deque[steps.Event] = deque()
         self._taking = False
         self._session: Session | None = None
         self._keeper: Keeper | None = None
@@ -64,7 +44,9 @@ class Attempt:
         self._why_block = ""
         self._tasks: asyncio.TaskGroup | None = None
         self._running: set[asyncio.Task[None]] = set()
+        self._idling: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
+        tools.outputs.open(record.id, record.attempt, record.content)
 
     @property
     def over(self) -> bool:
@@ -85,12 +67,11 @@ class Attempt:
 
     async def live(self, note: str = "") -> None:
         """Carry the attempt from its start to its last process; *note* is said in its output first."""
-        self._tools.outputs.open(self.record.id, self.record.attempt, self.record.content)
         if note:
             self.say(note)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            self.take(events.StartOrdered())
+            self.take(steps.StartOrdered())
             await self._over.wait()
             await self._let_go()
             for task in self._running:
@@ -99,16 +80,16 @@ class Attempt:
     def stop(self, order: str, sentence: str) -> None:
         if order not in self._supervised.orders:
             self.say(sentence)
-            self.take(events.StopMatched(order, sentence))
+            self.take(steps.StopMatched(order, sentence))
 
     def say(self, text: str) -> None:
         """Put a word of the daemon's own into the run's output."""
         self._tools.outputs.say(self.record.id, Output(OutputKind.NOTICE, text))
 
-    def take(self, event: events.Event) -> None:
-        """Tell the supervisor, and do what it says; an event that comes meanwhile waits its turn."""
+    def take(self, event: steps.Event) -> None:
+        """Tell the supervisor, and do what it says; an event that comes meanwhile, or before it lives, waits its turn."""
         self._inbox.append(event)
-        if self._taking:
+        if self._taking or self._tasks is None:
             return
         self._taking = True
         try:
@@ -118,48 +99,51 @@ class Attempt:
         finally:
             self._taking = False
 
-    def _do(self, instruction: events.Instruction) -> None:
+    def _do(self, instruction: steps.Instruction) -> None:
         tools = self._tools
         match instruction:
-            case events.Announce(state, reason, waits_for):
+            case steps.Announce(state, reason, waits_for):
                 self.record = tools.reports.put_run(
                     replace(self.record, state=state, reason=reason, waits_for=waits_for)
                 )
-            case events.Spawn():
+            case steps.Spawn():
                 self._spawn("start", self._start())
-            case events.Say(id, text):
+            case steps.Say(id, text):
                 self._spawn("message", self._say(id, text))
-            case events.InterruptTurn(id):
+            case steps.InterruptTurn(id):
                 self._spawn("interrupt", self._interrupt(id))
-            case events.CloseSession():
+            case steps.CloseSession():
                 self._spawn("leave", self._close())
-            case events.WalkLadder(rung):
+            case steps.WalkLadder(rung):
                 if not self._walking:
                     self._walking = True
                     self._spawn("stop", self._walk(rung))
-            case events.Withdraw(asks, cause):
+            case steps.Withdraw(asks, cause):
                 tools.questions.withdraw(asks, cause)
-            case events.Applied(id):
+            case steps.Applied(id):
                 tools.reports.finish(id, InstructionState.APPLIED, "")
-            case events.Failed(id, reason):
+            case steps.Failed(id, reason):
                 tools.reports.finish(id, InstructionState.FAILED, reason)
-            case events.WakeAt(boot_ms):
-                self._spawn("idle", self._wake(boot_ms))
-            case events.GiveReceipts(orders, _, reason):
+            case steps.WakeAt(boot_ms):
+                if self._idling is not None:
+                    self._idling.cancel()
+                self._idling = self._spawn("idle", self._wake(boot_ms))
+            case steps.GiveReceipts(orders, _, reason):
                 assert self._emptied is not None, "receipts come after the look"
                 tools.stops.receipts(orders, self.record, self._emptied, reason)
-            case events.SaveWork():
+            case steps.SaveWork():
                 pass  # the runner sees to it: it outlives the attempt
             case _:
                 assert_never(instruction)
         if self._supervised.over:
             self._over.set()
 
-    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._tasks is not None, "nothing happens before it lives"
         task = self._tasks.create_task(work, name=f"{name} of run {self.record.id}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        return task
 
     # Starting.
 
@@ -169,7 +153,7 @@ class Attempt:
             assert self._found.path is not None, "only an agent that was found is started"
             launch = tools.processes.launch(run, self.record.attempt, self._found.path)
         except KeeperFailed as error:
-            self.take(events.StartFailed(str(error)))
+            self.take(steps.StartFailed(str(error)))
             return
         self._spawn("keeper", self._keep())
         spec = Spec(run, Path(self.record.path), self._prompt, self.record.mode, launch, self._resume)
@@ -178,11 +162,11 @@ class Attempt:
         try:
             session = await self._driver.start(spec, self._ask)
         except AgentUnusable as error:
-            self.take(events.StartFailed(str(error)))
+            self.take(steps.StartFailed(str(error)))
             return
         except Exception as error:  # a driver's own mistake must end the run with a sentence, not the daemon
             log.exception("driver failed at start", run=run)
-            self.take(events.StartFailed(f"{self._driver.name} could not be started: {error or type(error).__name__}"))
+            self.take(steps.StartFailed(f"{self._driver.name} could not be started: {error or type(error).__name__}"))
             return
         faults.point("runner.started")
         self._session = session
@@ -192,13 +176,13 @@ class Attempt:
         try:
             self._keeper = await self._tools.processes.keeper(self.record.id, KEEPER_S)
         except KeeperFailed as error:
-            self.take(events.StartFailed(str(error)))
+            self.take(steps.StartFailed(str(error)))
             return
         self.record = replace(self.record, containment=self._keeper.grade)
-        self.take(events.KeeperUp())
+        self.take(steps.KeeperUp())
         await self._keeper.lost.wait()
         self.take(
-            events.KeeperLost(
+            steps.KeeperLost(
                 "its keeper was killed or stopped, so the run was ended: nothing may go on without its gate"
             )
         )
@@ -219,15 +203,23 @@ class Attempt:
                         permission_mode=event.permission_mode or self.record.permission_mode,
                     )
                     self.record = tools.reports.put_run(said)
-                    self.take(events.SessionReady())
+                    self.take(steps.SessionReady())
                 case TurnStarted():
-                    self.take(events.TurnBegan())
+                    self.take(steps.TurnBegan())
                 case TurnEnded():
                     tools.outputs.rest(run)
-                    self.take(events.TurnOver(event.ok, event.reason, event.interrupted))
+                    self.take(steps.TurnOver(event.ok, event.reason, event.interrupted))
                 case Ended():
                     tools.outputs.rest(run)
-                    self.take(events.AgentEnded(event.reason))
+                    self.take(steps.AgentEnded(self._how(event)))
+
+    def _how(self, ended: Ended) -> str:
+        """Return why the agent is gone, "" when it went in good order. The keeper saw its end, the driver only its silence."""
+        exited = self._keeper.exited if self._keeper is not None else None
+        code = exited.result() if exited is not None and exited.done() else None
+        if ended.reason and ended.code is None and code is not None and code < 0:
+            return f"{self._driver.name} was killed by signal {-code} ({signal.strsignal(-code)})"
+        return ended.reason
 
     def _remember(self, output: Output) -> None:
         """Keep the agent's last words: they say why it asks."""
@@ -254,8 +246,8 @@ class Attempt:
         return await self._tools.questions.ask(
             asking,
             question,
-            opened=lambda id: self.take(events.Asked(id)),
-            settled=lambda id: self.take(events.Settled(id)),
+            opened=lambda id: self.take(steps.Asked(id)),
+            settled=lambda id: self.take(steps.Settled(id)),
         )
 
     # What people tell it.
@@ -276,6 +268,9 @@ class Attempt:
     async def _told(self, id: str, telling: Coroutine[Any, Any, None]) -> None:
         try:
             await telling
+        except asyncio.CancelledError:
+            self._tools.reports.finish(id, InstructionState.FAILED, f"run {self.record.id} ended first")
+            raise
         except AgentGone as error:
             self._tools.reports.finish(id, InstructionState.FAILED, str(error) or "the agent is no longer there")
         else:
@@ -287,13 +282,13 @@ class Attempt:
         while left > 0:
             await asyncio.sleep(min(left / 1000, 30.0))
             left = boot_ms - self._tools.clock.boot_ms()
-        self.take(events.IdleTimer())
+        self.take(steps.IdleTimer())
 
     # Its end.
 
     async def _close(self) -> None:
         await self._leave()
-        self.take(events.SessionClosed())
+        self.take(steps.SessionClosed())
 
     async def _leave(self) -> None:
         if self._session is None:
@@ -320,12 +315,12 @@ class Attempt:
         first = "kill" if rung == "kill" else "terminate"
         self._emptied = await tools.processes.end(run, grace_s=tools.settings.grace_s, from_rung=first, since_ms=since)
         while self._emptied.left:
-            self.take(events.TreeLeft(", ".join(self._emptied.left)))
+            self.take(steps.TreeLeft(", ".join(self._emptied.left)))
             await asyncio.sleep(TRY_AGAIN_S)
             self._emptied = await tools.processes.end(run, grace_s=0, from_rung="kill", since_ms=since)
         tools.questions.gone(run)
         tools.outputs.rest(run)
-        self.take(events.TreeEmptied())
+        self.take(steps.TreeEmptied())
 
     async def _let_go(self) -> None:
         """Its processes are gone: the driver lets go of what it held of them."""

@@ -11,13 +11,14 @@ from pathlib import Path
 
 
 class Cgroups:
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, name: str) -> None:
         self.base = base
+        self._name = name  # of the same, as /proc/<pid>/cgroup has it
 
     @classmethod
     def find(cls, machine: str, home: Path) -> "Cgroups | None":
         """Return a place of our own below this process's cgroup, or None where none may be made, filled, frozen or killed."""
-        own = _own()
+        own, name = _own()
         if own is None:
             return None
         # Two daemons of one user must not sweep each other's runs.
@@ -33,7 +34,7 @@ class Cgroups:
             moved = subprocess.run(
                 ["/bin/sh", "-c", script, "sh", str(probe)], stderr=subprocess.DEVNULL, timeout=5, check=False
             )
-            return cls(base) if moved.returncode == 0 else None
+            return cls(base, f"{name.rstrip('/')}/{base.name}") if moved.returncode == 0 else None
         except (OSError, subprocess.SubprocessError):
             return None
         finally:
@@ -42,7 +43,7 @@ class Cgroups:
                     path.rmdir()
 
     def of(self, run: str) -> "Cgroup":
-        return Cgroup(self.base / run)
+        return Cgroup(self.base / run, f"{self._name}/{run}")
 
     def runs(self) -> list[str]:
         """Return the runs that have a group here, those of an earlier daemon included."""
@@ -52,14 +53,18 @@ class Cgroups:
             return []
 
     def close(self) -> None:
+        """Take away what is empty."""
+        for run in self.runs():
+            self.of(run).remove()
         with contextlib.suppress(OSError):
             self.base.rmdir()
 
 
 class Cgroup:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str) -> None:
         self.path = path
         self.tree = path / "tree"
+        self._name = name
 
     def make(self) -> bool:
         try:
@@ -79,10 +84,13 @@ class Cgroup:
                         (inside if folder is self.tree else above).update(_procs(deeper))
         return frozenset(above | inside), frozenset(inside)
 
-    def holds(self, pid: int) -> bool:
-        with contextlib.suppress(OSError):
-            return str(pid) in (self.tree / "cgroup.procs").read_text().split()
-        return False
+    def covers(self, pid: int) -> bool:
+        """Whether a process is in the group or below it, even one that is dying and so no longer listed there."""
+        try:
+            lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        except OSError:
+            return True  # dead
+        return any(line.startswith(f"0::{self._name}/") or line == f"0::{self._name}" for line in lines)
 
     def populated(self) -> bool:
         """Whether the kernel counts anyone in the group or below it; zombies are not counted."""
@@ -115,19 +123,19 @@ class Cgroup:
                 os.rmdir(folder)
 
 
-def _own() -> Path | None:
-    """Return this process's cgroup2 folder (proc(5), cgroups(7)), or None where there is none to see."""
+def _own() -> tuple[Path | None, str]:
+    """Return this process's cgroup2 folder (proc(5), cgroups(7)), None where there is none to see, and its name."""
     try:
-        paths = [line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")]
+        names = [line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")]
         mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     except OSError:
-        return None
+        return None, ""
     for fields in mounts:
-        if "-" in fields and fields[fields.index("-") + 1] == "cgroup2" and paths and ".." not in paths[0]:
+        if "-" in fields and fields[fields.index("-") + 1] == "cgroup2" and names and ".." not in names[0]:
             root, at = fields[3], Path(fields[4])
-            relative = os.path.relpath(paths[0], root)
-            return None if relative.startswith("..") else at / relative
-    return None
+            relative = os.path.relpath(names[0], root)
+            return (None if relative.startswith("..") else at / relative), names[0]
+    return None, ""
 
 
 def _folders(path: Path) -> set[str]:

@@ -17,6 +17,7 @@ FILE_CAP = 256 << 10  # bytes of one file's patch
 TOTAL_CAP = 4 << 20  # bytes of all patches
 READ_CAP = 4 << 20  # a bigger file is named, not read
 MAX_FILES = 5000
+_LEAST = 4 << 10  # of the total: with less left, nothing more is shown
 _RENAMES = 200  # with more files than that on both sides, renames are shown as what they are made of
 
 
@@ -191,8 +192,8 @@ def diff(root: Path, base: str, *, limit_s: float = 20) -> Diff:
         files, left, cut = [], TOTAL_CAP, len(all_changes) > MAX_FILES
         with inside.folder(root) as folder:
             for change in all_changes[:MAX_FILES]:
-                if left <= 0 or time.monotonic() > until:
-                    why = "the whole diff is too large" if left <= 0 else "the time was up"
+                if left < _LEAST or time.monotonic() > until:
+                    why = "the whole diff is too large" if left < _LEAST else "the time was up"
                     file = _named(change, note=f"left out: {why}", truncated=True)
                 else:
                     file = _capped(_file(repo, found, change, folder), min(FILE_CAP, left))
@@ -240,7 +241,11 @@ def _file(repo: pygit2.Repository, found: pygit2.Diff, change: Change, folder: i
     if b"\0" in old or b"\0" in new:
         return _named(change, binary=True, note=f"binary: {len(old):,} bytes before, {len(new):,} now")
     patch = pygit2.Patch.create_from(
-        old, new, old_as_path=_name(change.old_path), new_as_path=_name(change.path), flag=DiffOption.FORCE_TEXT
+        old,
+        new,
+        old_as_path=change.old_path.decode(errors="replace"),
+        new_as_path=change.path.decode(errors="replace"),
+        flag=DiffOption.FORCE_TEXT,
     )
     return _named(change, patch=patch)
 
@@ -271,10 +276,6 @@ def _size(folder: int, change: Change) -> int:
         return 0
     with inside.reading(folder, change.path) as (_, found):
         return found.st_size
-
-
-def _name(path: bytes) -> str:
-    return path.decode(errors="replace")
 
 
 def _repo_id(repo: pygit2.Repository, root: Path) -> str:

@@ -42,6 +42,7 @@ class Journal:
         self._db = db = Database(
             path, MIGRATIONS, synchronous="FULL", max_bytes=max_bytes, checked=True, damaged=JournalDamaged
         )
+        db.rows("PRAGMA secure_delete=ON")  # what is forgotten is not left in a free page
         self._runs = Records(db, clock, "runs", RunRecord, {"id": "id"})
         self._approvals = Records(db, clock, "approvals", ApprovalRecord, {"id": "id"})
         key = {"order_id": "order", "run": "run", "attempt": "attempt"}

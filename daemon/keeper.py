@@ -164,6 +164,10 @@ class Keeper:
 
     def reap(self) -> None:
         """Bury the dead. Without a child left nothing of the tree is left: orphans come here."""
+        # A tree that dies whole is buried in one go: to wake for each of it would slow its death down.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        time.sleep(0.002)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         try:
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)

@@ -8,7 +8,7 @@ import secrets
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from daemon import faults, proctable
 from daemon.clock import Clock
@@ -183,8 +183,7 @@ class Call(asyncio.Protocol):
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
         self._pid, uid = proctable.peer(transport.get_extra_info("socket"))
         if uid != os.getuid():
             transport.abort()

@@ -5,11 +5,10 @@ An event that has a number is in the spool before anybody is told of it.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import structlog
 
-from daemon import translate
 from daemon.clock import Clock
 from daemon.disk import DiskFull
 from daemon.domain.agent import Output, OutputKind
@@ -18,7 +17,8 @@ from daemon.domain.outbox import Event, Outbox, Quota, lost
 from daemon.domain.redaction import Redactor, Stream
 from daemon.link.upload import Batch
 from daemon.reports import Reports
-from daemon.spool import Spool
+from daemon.spool import WINDOW_MS, Spool
+from daemon.translate import output as words
 
 log = structlog.get_logger()
 
@@ -36,7 +36,7 @@ class _Speaking:
     attempt: int = 1
     held: tuple[Output, Stream] | None = None  # the block whose last line may go on
     timer: asyncio.TimerHandle | None = None
-    mute: bool = field(default=False)  # the disk does not take it
+    acked_ms: int = 0  # when the switchboard last confirmed something
 
 
 class Outputs:
@@ -46,7 +46,7 @@ class Outputs:
         self._spool, self._redactor, self._clock, self._quota, self._reports = spool, redactor, clock, quota, reports
         self._runs: dict[str, _Speaking] = {}
         self.poke: Callable[[str], None] = lambda run: None  # set when there is an upload to wake
-        for run in spool.runs():
+        for run in filter(None, spool.runs()):
             low, next = spool.range(run)
             self._runs[run] = _Speaking(self._outbox(next, low))
 
@@ -95,7 +95,7 @@ class Outputs:
         """Return held events from *first* on, the seq after them, and the lowest one held."""
         low, _ = self._spool.range(run)
         rows = self._spool.read(run, max(first, 1), max(1, min(count, 10_000)), 16 * 2**20)
-        return [translate.shown(data) for _, data in rows], rows[-1][0] + 1 if rows else max(first, low), low
+        return [words.shown(data) for _, data in rows], rows[-1][0] + 1 if rows else max(first, low), low
 
     def purge(self, run: str) -> None:
         self._spool.purge(run)
@@ -104,11 +104,17 @@ class Outputs:
             _, next = self._spool.range(run)
             speaking.outbox.confirm(next)
 
-    def forget_old(self, known: Set[str]) -> None:
-        """Let go of the output of runs that the journal has forgotten."""
-        for run in [run for run in self._runs if run not in known]:
-            self._spool.forget(run)
-            del self._runs[run]
+    def let_go(self, known: Set[str], alive: Set[str]) -> None:
+        """Forget runs that the journal has forgotten, and the output of ended ones that the switchboard has long had."""
+        long_ago = self._clock.boot_ms() - WINDOW_MS
+        for run, speaking in list(self._runs.items()):
+            if run not in known:
+                self._spool.forget(run)
+                del self._runs[run]
+            elif run not in alive and speaking.outbox.acked >= speaking.outbox.next and speaking.acked_ms < long_ago:
+                low, next = self._spool.range(run)
+                if low < next:
+                    self._spool.purge(run)
 
     def try_disk(self) -> None:
         """Raises DiskFull while the spool takes nothing."""
@@ -128,7 +134,7 @@ class Outputs:
         if not rows or rows[0][0] > first:
             below = rows[0][0] if rows else speaking.outbox.next
             gone = lost(first, below, self._clock.wall_ms(), speaking.attempt)
-            batch = Batch(first, below - first, [translate.event(gone)])
+            batch = Batch(first, below - first, [words.event(gone)])
         else:
             batch = Batch(first, len(rows), [data for _, data in rows])
         speaking.outbox.sent(batch.first + batch.count)
@@ -142,6 +148,7 @@ class Outputs:
             if next > speaking.outbox.next:
                 self._spool.skip(run, next)
             speaking.outbox.answered(sent.first, sent.count, next)
+            speaking.acked_ms = self._clock.boot_ms()
             self._spool.drop(run, min(next, speaking.outbox.next))
         except DiskFull as error:
             self._reports.disk_full(str(error))
@@ -192,7 +199,7 @@ class Outputs:
 
     def _keep(self, run: str, speaking: _Speaking, events: tuple[Event, ...]) -> None:
         try:
-            self._spool.append(run, [(event.seq, translate.event(event)) for event in events])
+            self._spool.append(run, [(event.seq, words.event(event)) for event in events])
         except DiskFull as error:
             speaking.outbox.unspooled(events)
             self._reports.disk_full(str(error))

@@ -98,7 +98,7 @@ class Processes:
         """Return the run's keeper once its agent has started. Raises KeeperFailed."""
         keeper = await self._keepers.arrival(run, timeout)
         cage = self._trees.cage(run)
-        if cage and keeper.agent_pid and cage.holds(keeper.agent_pid):
+        if cage and keeper.agent_pid and keeper.pid in cage.pids()[0] and cage.covers(keeper.agent_pid):
             keeper.grade = Grade.CONTAINED
         return keeper
 
@@ -126,7 +126,7 @@ class Processes:
             look = await self._trees.look(run)
         while True:
             counted.update(seen.born for seen in look.tree.values())
-            if grade is Grade.CONTAINED and self._trees.outside(look):
+            if grade is Grade.CONTAINED and self._trees.outside(run, look):
                 grade = Grade.TRACED if self._keepers.of(run) else Grade.BEST_EFFORT
             if look.keeper and not look.tree and idle < 4:
                 await self._trees.dismiss(look, idle)

@@ -29,6 +29,10 @@ _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 
 
+Line = tuple[bytes, Seen, bytes]
+"""What /proc said of a process, what it means, and where its environment lies ("" for the dead and for pid 1)."""
+
+
 class ProcTable:
     """Looks that were asked for at the same time share one pass over the table."""
 
@@ -37,6 +41,7 @@ class ProcTable:
         self._latest: dict[int, Seen] = {}
         self._turn = asyncio.Lock()
         self._claims: dict[tuple[Born, bytes], str] = {}
+        self._lines: dict[int, Line] = {}
 
     async def scan(self, keepers: Iterable[Born]) -> dict[int, Seen]:
         """Return the table as a pass that begins after this call finds it.
@@ -54,10 +59,12 @@ class ProcTable:
         """Make a pass of one's own that takes *known* as they were: to read a process that is just dying takes long."""
         table: dict[int, Seen] = {}
         places: dict[int, bytes] = {}
-        for count, seen in enumerate(_read((pid for pid in _pids() if pid not in known), places)):
+        for count, seen in enumerate(_read((pid for pid in _pids() if pid not in known), places, self._lines)):
             table[seen.pid] = seen
             if count % 200 == 199:
                 await asyncio.sleep(0)  # a machine with thousands of processes must not hold the loop
+        for pid in self._lines.keys() - table.keys():
+            del self._lines[pid]
         table.update(known)
         kept = below(table, [pid for pid, start in keepers if living(table, (pid, start))], set())
         claims: dict[tuple[Born, bytes], str] = {}
@@ -73,30 +80,44 @@ class ProcTable:
 
 def read(pids: Iterable[int]) -> dict[int, Seen]:
     """Return these processes as they stand now, without what they claim."""
-    return {seen.pid: seen for seen in _read(pids, {})}
+    return {seen.pid: seen for seen in _read(pids, {}, {})}
 
 
-def _read(pids: Iterable[int], places: dict[int, bytes]) -> Iterator[Seen]:
-    """Yield each process, and note where its environment lies."""
+def _read(pids: Iterable[int], places: dict[int, bytes], lines: dict[int, Line]) -> Iterator[Seen]:
+    """Yield each process, and note where its environment lies. *lines* are those of an earlier pass: most have not changed."""
     if sys.platform != "linux":
         yield from _psutil_table(pids, places)
         return
     for pid in pids:
-        with contextlib.suppress(OSError):
+        try:
             if _IN_A_SESSION and os.getsid(pid) == 0:
                 continue  # a thread of the kernel: nobody below this process can be without a session. Cheap to tell.
-        data = _slurp(f"/proc/{pid}/stat")
-        # The name may hold spaces and parentheses itself; the rest is numbers, counted from the third field (proc(5)).
-        tail = data[data.rfind(b")") + 2 :]
-        if not tail:
+            fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
             continue
-        fields = tail.split()
-        # A process whose first thread has ended shows as a zombie while its other threads work on.
-        gone = fields[0] in b"ZX" and int(fields[17]) <= 1
-        if not gone and pid > 2:
-            places[pid] = fields[47] if len(fields) > 47 else b""
-        name = data[data.find(b"(") + 1 : data.rfind(b")")].decode("utf-8", "replace")
-        yield Seen(pid, int(fields[1]), int(fields[3]), int(fields[19]), fields[0].decode(), name, gone)
+        try:
+            data = os.read(fd, 4096)
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
+        line = lines.get(pid)
+        if line is None or line[0] != data:
+            line = lines[pid] = data, *_parse(pid, data)
+        if line[2]:
+            places[pid] = line[2]
+        yield line[1]
+
+
+def _parse(pid: int, data: bytes) -> tuple[Seen, bytes]:
+    """Read a line of proc(5): the name may hold spaces and parentheses, the rest is numbers, counted from the third field."""
+    end = data.rfind(b")")
+    fields = data[end + 2 :].split()
+    # A process whose first thread has ended shows as a zombie while its other threads work on.
+    gone = fields[0] in b"ZX" and int(fields[17]) <= 1
+    name = data[data.find(b"(") + 1 : end].decode("utf-8", "replace")
+    seen = Seen(pid, int(fields[1]), int(fields[3]), int(fields[19]), fields[0].decode(), name, gone)
+    return seen, b"" if gone or pid <= 2 or len(fields) < 48 else fields[47]
 
 
 def _pids() -> list[int]:
@@ -176,22 +197,20 @@ async def gone(processes: Iterable[Seen], timeout: float) -> bool:
     if sys.platform != "linux":
         await asyncio.sleep(min(timeout, 0.02))
         return False
-    loop = asyncio.get_running_loop()
-    with _held(todo[:_AT_ONCE]) as held, contextlib.closing(select.epoll()) as poll:
-        left = {fd for fd, _ in held}
-        for fd in left:
-            poll.register(fd, select.EPOLLIN)
-        done: asyncio.Future[None] = loop.create_future()
-
-        def some_died() -> None:
-            for fd, _ in poll.poll(0):
-                poll.unregister(fd)
-                left.discard(fd)
-            if not left and not done.done():
-                done.set_result(None)
-
-        some_died()
+    with _held(todo[:_AT_ONCE]) as held, contextlib.closing(select.epoll(max(1, len(held)))) as poll:
+        for fd, _ in held:
+            poll.register(fd, select.EPOLLIN | select.EPOLLONESHOT)
+        left = len(held) - len(poll.poll(0, _AT_ONCE))
         if left:
+            loop = asyncio.get_running_loop()
+            done: asyncio.Future[None] = loop.create_future()
+
+            def some_died() -> None:
+                nonlocal left
+                left -= len(poll.poll(0, _AT_ONCE))
+                if left == 0 and not done.done():
+                    done.set_result(None)
+
             loop.add_reader(poll.fileno(), some_died)
             try:
                 await asyncio.wait_for(done, timeout)
@@ -201,7 +220,7 @@ async def gone(processes: Iterable[Seen], timeout: float) -> bool:
                 loop.remove_reader(poll.fileno())
         elif len(held) < len(todo):
             await asyncio.sleep(0.001)  # no descriptors, or a flood: do not spin
-    return not left and (len(held) == len(todo) or not any(living(read([s.pid]), s.born) for s in todo))
+    return left == 0 and (len(held) == len(todo) or not any(living(read([s.pid]), s.born) for s in todo))
 
 
 def reap(pids: Iterable[int]) -> None:
@@ -242,7 +261,7 @@ if sys.platform != "linux":
                 process = psutil.Process(pid)
                 with process.oneshot():
                     start, state = int(process.create_time() * 1000), process.status()
-                    places[pid] = b""
+                    places[pid] = b"-"
                     yield Seen(
                         pid,
                         process.ppid(),

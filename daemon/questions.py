@@ -99,7 +99,7 @@ class Questions:
         try:
             answer = await waiting.answer
         except asyncio.CancelledError:
-            self._settle(record.id, ApprovalState.WITHDRAWN, "the agent withdrew it")
+            self._settle(record.id, ApprovalState.WITHDRAWN, "the agent no longer waits for it")
             raise
         finally:
             self._open.pop(record.id, None)

@@ -1,11 +1,11 @@
 """What a daemon finds at its start: orders first, then the runs that were alive when the last one ended, and their remains."""
 
+import asyncio
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
-from daemon.attempt import Tools
 from daemon.domain.approval import ApprovalState
 from daemon.domain.facts import ApprovalRecord, InstructionRecord, InstructionState, RunRecord
 from daemon.domain.instruction import Resume
@@ -13,15 +13,27 @@ from daemon.domain.orders import stop_sentence
 from daemon.domain.run import LIVE, RunEvent, RunState
 from daemon.process import Emptied
 from daemon.runs import Runs
+from daemon.tools import Tools
 
 log = structlog.get_logger()
 
 DIED = "the daemon stopped while it ran"
 NOT_DONE = "the daemon stopped before this was done: ask again"
+RESUMED = "resumed after the daemon's restart"
+GO_ON = "You were interrupted because the daemon of this machine was restarted. Go on where you left off."
 DRAINED = "drained"  # the key under which a planned restart leaves the runs to be taken up again
+SURVIVORS_S = 5.0
 
 
-async def recover(tools: Tools) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A session to be taken up again, and what it is told first; nothing where it was idle."""
+
+    run: str
+    text: str = ""
+
+
+async def recover(tools: Tools) -> list[Again]:
     """End what is left of the last daemon's runs, say what became of them, and return those to be resumed.
 
     The orders on the disk are obeyed before anything starts. Raises DiskFull.
@@ -29,24 +41,47 @@ async def recover(tools: Tools) -> list[str]:
     was_alive = [run for run in tools.journal.runs() if run.state in LIVE]
     remains = await tools.processes.sweep(run.id for run in was_alive)
     tools.questions.close_old()
-    again: list[str] = []
+    drained: dict[str, bool] = json.loads(tools.journal.get(DRAINED) or "{}")
+    again: list[Again] = []
     for run in was_alive:
         ended = _end(tools, run, remains[run.id])
-        if ended.state is RunState.INTERRUPTED and run.resume_after_crash:
-            again.append(run.id)
+        planned = drained.pop(run.id, None) is not None
+        if ended.state is RunState.INTERRUPTED and (run.resume_after_crash or planned):
+            again.append(Again(run.id, "" if run.state is RunState.IDLE else GO_ON))
     for record in tools.journal.unfinished_instructions():
         _close(tools, record)
-    for run_id in json.loads(tools.journal.get(DRAINED) or "[]"):
-        if run_id not in again:
-            again.append(run_id)
-    tools.journal.set(DRAINED, "[]")
+    for run_id, in_a_turn in drained.items():
+        known = tools.journal.run(run_id)
+        if known is not None and known.state is RunState.INTERRUPTED:
+            again.append(Again(run_id, GO_ON if in_a_turn else ""))
     return again
 
 
-def take_up(runs: Runs, again: list[str], why: str) -> None:
+def take_up(runs: Runs, tools: Tools, again: list[Again]) -> None:
     """Resume *again*, each held against the orders on the disk first."""
-    for run in again:
-        runs.resume("", Resume(run), why)
+    for each in again:
+        runs.resume("", Resume(each.run, each.text), RESUMED)
+    tools.journal.set(DRAINED, "{}")
+
+
+async def see_to_survivors(tools: Tools, runs: Runs) -> None:
+    """Go on trying to end what the start could not, until all of it is gone."""
+    while True:
+        left = [run for run in tools.journal.runs() if run.state in LIVE and runs.of(run.id) is None]
+        if not left:
+            return
+        for run in left:
+            emptied = await tools.processes.end(run.id, grace_s=0, from_rung="kill")
+            if not emptied.left:
+                tools.reports.say(_end(tools, run, emptied))
+        await asyncio.sleep(SURVIVORS_S)
+
+
+def remember(tools: Tools, runs: Runs, *, in_a_turn: bool) -> None:
+    """Write down what is alive, to be taken up again by the next daemon."""
+    known: dict[str, bool] = json.loads(tools.journal.get(DRAINED) or "{}")
+    alive = {attempt.record.id: in_a_turn for attempt in runs.alive()}
+    tools.journal.set(DRAINED, json.dumps(known | alive))
 
 
 async def finish_saving(tools: Tools) -> None:
@@ -86,7 +121,6 @@ def _close(tools: Tools, record: InstructionRecord) -> None:
             path=str(body.get("path", "")),
             agent=str(body.get("agent", "")),
             owner=str(body.get("owner", "")),
-            prompt=str(body.get("prompt", "")),
             state=RunState.REFUSED,
             reason="the daemon stopped before it could begin: start it again",
             started_boot_ms=tools.clock.boot_ms(),

@@ -12,6 +12,7 @@ from daemon.disk import DiskFull
 from daemon.domain.errors import NoSuch
 from daemon.domain.facts import InstructionRecord, InstructionState, RunRecord
 from daemon.domain.instruction import Alarm, Fact
+from daemon.domain.redaction import Redactor
 from daemon.journal import Journal
 
 log = structlog.get_logger()
@@ -20,8 +21,9 @@ DISK = "disk"
 
 
 class Reports:
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, redactor: Redactor) -> None:
         self._journal = journal
+        self.masked = redactor.text  # for whatever is not the daemon's own wording
         self._alarms: dict[tuple[str, str], Alarm] = {}  # not acknowledged yet
         self.full = ""  # why nothing can be written, while that is so
         # Both are set by whoever puts the daemon together.
@@ -33,6 +35,7 @@ class Reports:
 
     def put_run(self, record: RunRecord) -> RunRecord:
         """Write *record* down and say it; return it with its revision."""
+        record = replace(record, reason=self.masked(record.reason))
         try:
             record = self._journal.put_run(record)
         except DiskFull as error:
@@ -45,6 +48,7 @@ class Reports:
         """Write down and say how an instruction went; the daemon's own have no id."""
         if not id:
             return
+        reason = self.masked(reason)
         try:
             self.send(self._journal.finish_instruction(id, state, reason))
         except NoSuch:

@@ -10,9 +10,8 @@ from typing import assert_never
 import structlog
 
 from daemon.answers import Answers, NoAnswer
-from daemon.attempt import Tools
-from daemon.disk import DiskFull
-from daemon.domain import supervisor as events
+from daemon.disk import DiskError, DiskFull
+from daemon.domain import steps
 from daemon.domain.facts import ApprovalRecord, InstructionRecord, InstructionState, ReceiptRecord, RunRecord
 from daemon.domain.instruction import (
     AgentProgram,
@@ -38,11 +37,13 @@ from daemon.domain.instruction import (
 )
 from daemon.runs import Runs
 from daemon.settings import VERSION
+from daemon.tools import Tools
 
 log = structlog.get_logger()
 
 CAPABILITIES = ("resume", "safety", "diff", "output-query", "edited-input")
 UNKNOWN = "this daemon does not know what to do with that: it is older than the switchboard, so upgrade it"
+CONTENT = frozenset({"prompt", "text", "input_json", "message"})
 FAILED, APPLIED = InstructionState.FAILED, InstructionState.APPLIED
 
 
@@ -114,6 +115,8 @@ class Runner:
         fresh = before not in ("", welcome.store_epoch)
         self._tools.stops.take(Held(welcome.store_epoch, welcome.generation, welcome.orders))
         self._tools.outputs.watermarks(welcome.watermarks, fresh_store=fresh)
+        for run_id in self._tools.outputs.pending():
+            self._tools.outputs.poke(run_id)
         if fresh:
             log.warning("the switchboard's store is another one: everything is announced again")
             for run in self._tools.journal.runs():
@@ -130,8 +133,9 @@ class Runner:
             return
         journal, reports = self._tools.journal, self._tools.reports
         try:
-            words = json.dumps({**asdict(body), "by": instruction.by, "reason": instruction.reason})
-            fresh = journal.take_instruction(id, type(body).__name__.lower(), words)
+            # What was said to the agent is not kept here: a purge of its run would have to find it.
+            words = {name: value for name, value in asdict(body).items() if name not in CONTENT}
+            fresh = journal.take_instruction(id, type(body).__name__.lower(), json.dumps(words))
         except DiskFull as error:
             reports.disk_full(str(error))
             reports.say(InstructionRecord(id, "", "", FAILED, f"the machine can write nothing: {error}"))
@@ -141,8 +145,15 @@ class Runner:
             if isinstance(body, Decision) and (refused := self._refused(known)):
                 reports.say(refused)
             reports.say(known)
-        if fresh:
+        if not fresh:
+            return
+        try:
             self._carry_out(instruction)
+        except DiskError:
+            raise
+        except Exception as error:  # a mistake of ours with one instruction must not cut this machine off
+            log.exception("instruction failed", instruction=id)
+            reports.finish(id, FAILED, f"the daemon failed to do it: {error or type(error).__name__}")
 
     def _carry_out(self, instruction: Instruction) -> None:
         id, body = instruction.id, instruction.body
@@ -152,11 +163,11 @@ class Runner:
             case Resume():
                 self._runs.resume(id, body)
             case Message():
-                self._tell(id, body.run, events.MessageOrdered(id, body.text))
+                self._tell(id, body.run, steps.MessageOrdered(id, body.text))
             case Interrupt():
-                self._tell(id, body.run, events.InterruptOrdered(id))
+                self._tell(id, body.run, steps.InterruptOrdered(id))
             case End():
-                self._tell(id, body.run, events.EndOrdered(id))
+                self._tell(id, body.run, steps.EndOrdered(id))
             case Decision():
                 self._decide(id, body)
             case Purge():
@@ -168,7 +179,7 @@ class Runner:
             case _:
                 assert_never(body)
 
-    def _tell(self, id: str, run: str, event: events.Event) -> None:
+    def _tell(self, id: str, run: str, event: steps.Event) -> None:
         attempt = self._runs.of(run)
         if attempt is not None:
             attempt.take(event)

@@ -7,15 +7,16 @@ from typing import Any
 
 import structlog
 
-from daemon.attempt import Attempt, Tools
+from daemon.attempt import Attempt
 from daemon.disk import DiskFull
-from daemon.domain import supervisor as events
+from daemon.domain import steps
 from daemon.domain.errors import NoSuch
 from daemon.domain.facts import InstructionState, RunRecord
 from daemon.domain.instruction import Resume, Start
 from daemon.domain.run import LIVE, RunEvent, RunState, after
 from daemon.identity import boot_id
 from daemon.starting import Checked, Checks, Refused
+from daemon.tools import Tools
 
 log = structlog.get_logger()
 
@@ -194,7 +195,7 @@ class Runs:
             agent=start.agent,
             mode=start.mode,
             owner=start.owner,
-            prompt=start.prompt,
+            prompt=self._tools.reports.masked(start.prompt),
             started_boot_ms=self._tools.clock.boot_ms(),
             boot_id=boot_id(),
             started_wall_ms=self._tools.clock.wall_ms(),
@@ -205,26 +206,24 @@ class Runs:
 
     # Rest.
 
-    async def drain(self, reason: str, wait_s: float) -> list[str]:
-        """Interrupt every run at its next idle moment, and those that have none within *wait_s* anyway; return their ids."""
+    async def drain(self, reason: str, wait_s: float) -> bool:
+        """Interrupt every run at its next idle moment; tell whether all came to one within *wait_s*."""
         self._closed = reason
-        runs = [attempt.record.id for attempt in self.alive()]
         for attempt in self.alive():
-            attempt.take(events.DrainOrdered(reason))
+            attempt.take(steps.DrainOrdered(reason))
         try:
             async with asyncio.timeout(wait_s):
                 await self.calm()
         except TimeoutError:
-            self.halt(reason)
-            await self.calm()
-        return runs
+            return False
+        return True
 
     def halt(self, reason: str, *, close: bool = True) -> None:
         """Interrupt every run now; nothing starts any more when *close*."""
         if close:
             self._closed = reason
         for attempt in self.alive():
-            attempt.take(events.HaltOrdered(reason))
+            attempt.take(steps.HaltOrdered(reason))
 
     def _enter(self, run: str) -> None:
         self._starting.add(run)

@@ -82,7 +82,11 @@ class Stops:
             self._reports.say(OrdersSeen(*self._journal.orders_held(), seen))
         faults.point("runner.stopping")
         for live, order in meant:
-            live.stop(order.id, stop_sentence(order))
+            try:
+                live.stop(order.id, stop_sentence(order))
+            except Exception:  # a mistake with one run must not keep the others from being stopped
+                log.exception("run not stopped", run=live.record.id, order=order.id)
+                self._reports.alarm("stop", f"order {order.id} could not be carried out", live.record.id)
 
     def hold_on(self, run: RunRecord) -> OrderRecord | None:
         """Return the order that keeps *run* from starting."""

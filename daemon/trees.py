@@ -3,12 +3,12 @@
 import asyncio
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from daemon import proctable
 from daemon.cgroup import Cgroup, Cgroups
 from daemon.domain.stop_ladder import Rung, Sight
-from daemon.domain.tree import Born, Home, Known, Seen, Table, adopted, living, members
+from daemon.domain.tree import Born, Home, Known, Seen, Table, adopted, members
 from daemon.keepers import Keepers
 from daemon.kept import Keeper
 
@@ -38,6 +38,7 @@ class Trees:
         self._before: dict[str, frozenset[Born]] = {}
         self._paused: dict[str, set[Born]] = {}
         self._started: frozenset[Born] = frozenset()
+        self._mourned: set[Born] = set()  # members of any run that are still in the process table
 
     def marker(self, run: str) -> str:
         return f"{self._machine}/{run}"
@@ -47,8 +48,11 @@ class Trees:
 
     async def scan(self) -> Table:
         table = await self._table.scan(self._keepers.ever)
+        children = [seen for seen in table.values() if seen.parent == os.getpid()]
         if self._keepers.steady(table) and self._keepers.steady(self._keepers.again()):
-            self._started = frozenset(seen.born for seen in table.values() if seen.parent == os.getpid())
+            self._started = frozenset(seen.born for seen in children if not seen.gone or seen.born in self._started)
+        proctable.reap(seen.pid for seen in children if seen.gone and seen.born in self._mourned)
+        self._mourned.intersection_update(seen.born for seen in table.values())
         self._keepers.prune(table)
         return table
 
@@ -69,10 +73,10 @@ class Trees:
         caged = cage.pids()
         return self._pick(run, proctable.read(caged[0] | {keeper.pid}), caged)
 
-    def outside(self, look: Look) -> bool:
+    def outside(self, run: str, look: Look) -> bool:
         """Whether anybody of the tree lives outside the run's cgroup."""
-        out = look.tree.keys() - look.caged
-        return bool(out) and any(living(proctable.read(out), look.tree[pid].born) for pid in out)
+        cage = self.cage(run)
+        return cage is not None and not all(cage.covers(pid) for pid in look.tree.keys() - look.caged)
 
     def sight(self, run: str, look: Look) -> Sight:
         cage, keeper = self.cage(run), self._keepers.of(run)
@@ -109,7 +113,7 @@ class Trees:
             keeper.relieve(-signal.SIGKILL)
             proctable.signal_all([look.keeper], signal.SIGKILL)
         dead = await proctable.gone(look.everyone, timeout)
-        proctable.reap(pid for pid, seen in condemned.items() if seen.born not in self._keepers.ever)
+        proctable.reap(pid for pid, seen in condemned.items() if seen.born in self._mourned)
         cage = self.cage(run)
         again = any(not seen.gone for seen in proctable.read(condemned).values())
         if not dead or not alone or again or (cage and cage.populated()):
@@ -165,8 +169,10 @@ class Trees:
         spared = look.keeper if look.keeper and look.keeper.state != "T" and time < 4 else None
         if keeper and keeper.lost.is_set():
             spared = None
-        contained = cage is not None and self._only_ours(look) and cage.kill()
-        rest = [seen for seen in look.everyone if seen is not spared and not (contained and seen.pid in look.inside)]
+        rest = [seen for seen in look.everyone if seen is not spared]
+        if cage and self._only_ours(look) and cage.kill() and time == 1:
+            # The kernel's kill passes over a process whose first thread has ended.
+            rest = [seen for seen in rest if seen.pid not in look.inside or seen.state == "Z"]
         if time > 1 and rest:  # it forks faster than it dies: hold all of it first
             held: dict[Born, Seen] = {}
             for _ in range(8):
@@ -194,11 +200,13 @@ class Trees:
         everywhere, inside = caged or (cage.pids() if cage else (frozenset[int](), frozenset[int]()))
         table.update(proctable.read(everywhere - table.keys()))  # born since
         before = self._before.get(run, frozenset())
-        ours = keeper is not None and not keeper.proven
-        known = Known(self.marker(run), keeper.born if keeper else None, everywhere, before, ours)
+        known = Known(self.marker(run), caged=everywhere, before=before)
+        if keeper:
+            known = replace(known, keeper=keeper.born, ours=True, proven=keeper.proven)
         found = members(table, known, self._home())
         is_kept = keeper is not None and keeper.pid in found and found[keeper.pid].start == keeper.born[1]
         kept = found.pop(keeper.pid) if keeper and is_kept else None
+        self._mourned.update(seen.born for seen in found.values())
         return Look(found, kept, everywhere, inside)
 
     def _home(self) -> Home:

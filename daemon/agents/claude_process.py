@@ -140,7 +140,7 @@ class ClaudeProcess(Transport):
             async for frame in self._frames():
                 if await self._take(frame):
                     yield frame
-            await self.exited(DRAIN_S)
+            await self.exited(LAST_WORDS_S)  # a keeper stays for as long as something of the tree lives
             if self._listening is not None:
                 await asyncio.wait({self._listening}, timeout=LAST_WORDS_S)
         finally:

@@ -89,11 +89,9 @@ class ClaudeSession:
             event = await self._queue.get()
             if self._queue.qsize() < BACKLOG:
                 self._room.set()
-            if isinstance(event, Ended):
-                await self.end()
-                yield event
-                return
             yield event
+            if isinstance(event, Ended):
+                return
 
     async def send(self, text: str) -> None:
         await self._reply(self._client.query(text))
@@ -113,18 +111,20 @@ class ClaudeSession:
         await self._gone.wait()
 
     async def _leave(self) -> None:
-        if self._said.in_turn:
-            with contextlib.suppress(AgentGone):  # it is on its way out, or will be made to go
-                await self._reply(self._client.interrupt(), within=TERM_S)
-        self._withdraw()
-        await self._process.end_input()
-        if not await self._process.exited(LEAVE_S):
-            self._process.terminate()
-            await self._process.exited(TERM_S)
-        with contextlib.suppress(TimeoutError):  # an escapee may keep its pipes open
-            async with asyncio.timeout(TERM_S if self._process.reading else 0):
-                await self._gone.wait()  # its last words
-        await self._client.disconnect()
+        try:
+            if self._said.in_turn:
+                with contextlib.suppress(AgentGone):  # it is on its way out, or will be made to go
+                    await self._reply(self._client.interrupt(), within=TERM_S)
+            self._withdraw()
+            await self._process.end_input()
+            if not await self._process.exited(LEAVE_S):
+                self._process.terminate()
+            if await self._process.exited(TERM_S) and self._process.reading:
+                with contextlib.suppress(TimeoutError):  # an escapee may keep its pipes open, and talk
+                    async with asyncio.timeout(TERM_S):
+                        await self._gone.wait()  # its last words
+        finally:
+            await self._client.disconnect()  # also when whoever waits for the end has lost patience
 
     async def _take(self, frame: Json) -> bool:
         """Sort what claude says: the SDK gets its own, questions it does not know and all output come here."""
@@ -218,7 +218,7 @@ class ClaudeSession:
         code = self._process.code
         last = self._said.error or (self._process.errors[-1] if self._process.errors else "")
         if code is None:
-            return "claude closed its output and went silent"
+            return "claude is gone, and something that it started still runs"
         number = -code if code < 0 else code - 128
         if number in _SIGNALS:
             return f"claude was killed by signal {number} ({_SIGNALS[number]})"

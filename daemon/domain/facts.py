@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
 from functools import cache
+from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -179,7 +180,9 @@ def unpack(cls: type[T], text: str) -> T:
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    return value
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, PurePath) else value
 
 
 @cache
@@ -193,8 +196,8 @@ def _build(hint: Any, value: Any) -> Any:
             return None
         hint = next(arm for arm in get_args(hint) if arm is not NoneType)
     if get_origin(hint) is tuple:
-        return tuple(value)
-    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return tuple(_build(get_args(hint)[0], part) for part in value)
+    if isinstance(hint, type) and issubclass(hint, StrEnum | PurePath):
         return hint(value)
     if isinstance(hint, type) and is_dataclass(hint):
         known = _hints(hint)

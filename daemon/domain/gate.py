@@ -42,7 +42,8 @@ def judge(
         return NotThis(f"the run goes no further: {stopped}")
     if live_attempt != record.attempt:
         return NotThis("the run that asked is over")
-    if decision.digest != recomputed(record):
+    present = recomputed(record)
+    if not present or decision.digest != present:
         return NotThis("the decision is for another request than the one that waits: its digest differs")
     if not decision.approve or not decision.input_json:
         return Allowed()

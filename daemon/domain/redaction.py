@@ -197,10 +197,13 @@ class Stream:
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor, self._held = redactor, ""
+        self._long = _LONGEST_LINE  # a line of that length is not waited for any longer
 
     def feed(self, text: str) -> str:
         """Take a piece; return what can be shown by now."""
         self._held += text
+        if "\n" not in text and len(self._held) <= self._long:
+            return ""
         cut = self._held.rfind("\n") + 1
         key = _open_key(self._held, cut)
         cut = cut if key is None else key
@@ -211,6 +214,8 @@ class Stream:
                 if start < cut < end:
                     cut = start if len(self._held) - start < _LONGEST_HELD else end
         shown, self._held = self._held[:cut], self._held[cut:]
+        # Not looked at again for every character that a line too long for us still grows by.
+        self._long = max(_LONGEST_LINE, len(self._held) + _OVERLAP)
         return self._redactor.text(shown)
 
     def flush(self) -> str:

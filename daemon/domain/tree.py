@@ -43,7 +43,8 @@ class Known:
     keeper: Born | None = None
     caged: frozenset[int] = frozenset()  # who is in its cgroup
     before: frozenset[Born] = field(default_factory=frozenset)  # seen in this tree earlier
-    ours: bool = False  # this daemon welcomed its keeper, so its orphans can only have come to this daemon
+    ours: bool = False  # this daemon welcomed its keeper
+    proven: bool = False  # and has seen the tree empty: orphans that turn up are not this run's
 
 
 Table = Mapping[int, Seen]
@@ -93,11 +94,11 @@ def members(table: Table, known: Known, home: Home) -> dict[int, Seen]:
     roots.update(pid for pid, start in known.before if living(table, (pid, start)))
     # A marker in its own environment can only hurt the process that carries it.
     roots.update(seen.pid for seen in table.values() if seen.claim == known.marker)
-    if not kept:
-        # While the keeper lives everything of the run descends from it, so a stranger in the cgroup was put there. Once it
-        # is dead the cgroup is the evidence that counts, but for the trees of other keepers.
+    if not known.ours:
+        # A keeper of this daemon, and after it the daemon itself, inherits every orphan, so that a stranger in the cgroup was
+        # put there from outside. Of an earlier daemon's run the cgroup may be all that is left to tell.
         roots.update(pid for pid in known.caged if others.isdisjoint(ancestors(table, pid)))
-    if known.ours and not kept:
+    elif not kept and not known.proven:
         roots.update(seen.pid for seen in adopted(table, home))
     return {pid: table[pid] for pid in below(table, roots - protected, protected | others) if not table[pid].gone}
 

@@ -9,11 +9,12 @@ import grpc
 import structlog
 from switchboard_rpc.v1 import fleet_pb2, fleet_pb2_grpc
 
-from daemon import faults, translate
+from daemon import faults
 from daemon.clock import Clock
 from daemon.domain.instruction import Fact, Held, Hello, Instruction, Welcome
 from daemon.identity import Identity
 from daemon.link import channels
+from daemon.translate import down, up
 
 log = structlog.get_logger()
 
@@ -68,7 +69,7 @@ class Control:
     def report(self, fact: Fact) -> None:
         """Send *fact* now if there is a link; if not, it is in the next hello."""
         if self._outgoing is not None:
-            *earlier, last = translate.reports(fact, self._clock)
+            *earlier, last = up.reports(fact, self._clock)
             for message in earlier:
                 self._outgoing.put_nowait((message, None))
             self._outgoing.put_nowait((last, fact))  # its ack covers what went before
@@ -119,7 +120,7 @@ class Control:
             try:
                 said = self._hands.hello()
                 fit, rest = self._packed(said)
-                first = fleet_pb2.AttachRequest(report=1, hello=translate.hello(said, self._clock, fit))
+                first = fleet_pb2.AttachRequest(report=1, hello=up.hello(said, self._clock, fit))
                 async with asyncio.timeout(FIRST_REPLY_S):
                     await stream.write(first)
                     faults.point("link.hello.sent")
@@ -150,9 +151,9 @@ class Control:
         """Return the facts that go into the hello, and those that follow it."""
         fit: list[Fact] = []
         rest: list[Fact] = []
-        room = HELLO_BYTES - 64 * len(said.spool) - translate.order_set(said.held).ByteSize()
+        room = HELLO_BYTES - 64 * len(said.spool) - up.order_set(said.held).ByteSize()
         for fact in said.facts:
-            messages = translate.reports(fact, self._clock)
+            messages = up.reports(fact, self._clock)
             size = sum(message.ByteSize() for message in messages)
             fields = all(m.WhichOneof("kind") in ("run", "approval", "decision_receipt", "receipt") for m in messages)
             if fields and size <= room:
@@ -169,7 +170,7 @@ class Control:
             raise LinkLost(reply.fenced.reason or "fenced", slow=not reply.fenced.retry)
         if reply.WhichOneof("kind") != "welcome":
             raise LinkLost("the switchboard's first word was no welcome", slow=True)
-        return translate.welcome(reply.welcome)
+        return down.welcome(reply.welcome)
 
     async def _read(self, stream: grpc.aio.StreamStreamCall) -> None:
         while True:
@@ -182,10 +183,10 @@ class Control:
             match reply.WhichOneof("kind"):
                 case "instruction":
                     faults.point("link.instruction.taken")
-                    self._hands.instructed(translate.instruction(reply.instruction))
+                    self._hands.instructed(down.instruction(reply.instruction))
                 case "orders":
                     self._behind_since = None
-                    self._hands.ordered(translate.orders_of(reply.orders))
+                    self._hands.ordered(down.orders_of(reply.orders))
                 case "beat":
                     self._compare(reply.beat)
                 case "fenced":
@@ -228,7 +229,7 @@ class Control:
                 raise LinkLost(f"the switchboard has been silent for {(now - self._heard_ms) / 1000:.0f} s")
             if self._behind_since is not None and now - self._behind_since > BEHIND_S * 1000:
                 raise LinkLost("the switchboard has orders that did not arrive here", at_once=True)
-            outgoing.put_nowait((translate.heartbeat(self._hands.pulses(), *self._hands.held()), None))
+            outgoing.put_nowait((up.heartbeat(self._hands.pulses(), *self._hands.held()), None))
 
     def _compare(self, beat: fleet_pb2.Beat) -> None:
         epoch, generation = self._hands.held()

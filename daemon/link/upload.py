@@ -12,10 +12,10 @@ import grpc
 import structlog
 from switchboard_rpc.v1 import fleet_pb2, fleet_pb2_grpc
 
-from daemon import translate
 from daemon.clock import Clock
 from daemon.identity import Identity
 from daemon.link import channels
+from daemon.translate import output as words
 
 log = structlog.get_logger()
 
@@ -113,7 +113,7 @@ class Upload:
                     self._dirty.pop(run, None)
                     continue
                 flight.sent[run] = (batch, self._clock.boot_ms())
-                await stream.write(translate.batch(run, batch.first, batch.count, batch.events))
+                await stream.write(words.batch(run, batch.first, batch.count, batch.events))
             await self._wake.wait()
 
     def _take(self, reply: fleet_pb2.UploadResponse, flight: _Stream) -> None:
@@ -148,6 +148,6 @@ def _parts(instruction: str, body: bytes, error: str) -> list[fleet_pb2.UploadRe
     pieces = [body[at : at + PART] for at in range(0, len(body), PART)] or [b""]
     last = len(pieces) - 1
     return [
-        translate.answer(instruction, piece, last=number == last, error=error if number == last else "")
+        words.answer(instruction, piece, last=number == last, error=error if number == last else "")
         for number, piece in enumerate(pieces)
     ]

@@ -44,7 +44,7 @@ def approvals(at: Session, run: str | None, everything: bool, watch: bool) -> No
 @server_options
 def approval(at: Session, id: str) -> None:
     """Show one question: exactly what will run, why, and where."""
-    row = _read(at, id)
+    row = at.server.get(f"/approvals/{part(id)}")
     at.out.show(row, lambda: card(row))
 
 
@@ -68,9 +68,13 @@ def deny(at: Session, id: str, reason: str) -> None:
 
 
 def _read(at: Session, id: str) -> Row:
-    server = at.token_server() if at.has_token else at.signed_in
-    row: Row = server.get(f"/approvals/{part(id)}")
-    return row
+    """Return the question as the token sees it, or as the person does where the token may not read it."""
+    if at.has_token:
+        row: Row = at.token_server().get(f"/approvals/{part(id)}")
+        if row.get("readable", True):
+            return row
+    seen: Row = at.signed_in.get(f"/approvals/{part(id)}")
+    return seen
 
 
 def _vote(at: Session, id: str, verdict: str, note: str, edited: Any) -> None:
@@ -81,7 +85,7 @@ def _vote(at: Session, id: str, verdict: str, note: str, edited: Any) -> None:
     body = {"verdict": verdict, "digest": row["digest"], "note": note, "vote_id": str(uuid.uuid4())}
     if edited is not None:
         body["input"] = edited
-    if not at.has_token and sys.stdin.isatty():  # the password came before the card, so the card still needs its yes
+    if at.has_signed_in and sys.stdin.isatty():  # the password came before the card, so the card still needs its yes
         click.confirm(f"{verdict} this?", abort=True, err=True)
     decided = at.signed_in.post(f"/approvals/{part(id)}/votes", body, repeat=True)
     at.out.show(decided, lambda: f"{plain(id)} is {plain(decided['state'])}; delivery: {plain(decided['delivery'])}")

@@ -225,7 +225,7 @@ def _messages(lines: Iterator[str]) -> Iterator[Message]:
 
 def part(text: str) -> str:
     """Return *text* as one part of a path, whatever stands in it."""
-    if text in ("", ".", ".."):
+    if text in ("", ".", "..") or "/" in text:  # servers take an escaped / for a real one
         raise Failed(f"{text!r} is not an id")
     with contextlib.suppress(UnicodeEncodeError):
         return quote(text, safe="")

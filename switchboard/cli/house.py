@@ -1,6 +1,7 @@
 """What `up` keeps: a server and a daemon, each started again when it dies, and `up.json`, which tells the command line of them."""
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ from switchboard.settings import Address
 
 FIRST_WAIT_S, LONGEST_WAIT_S, STEADY_AFTER_S = 0.2, 10.0, 60.0
 ATTACHES_WITHIN_S = 60.0
+FACTS_EVERY_S = 2.0  # the server may have started its store again
 TOKEN_EVERY_S = 7 * 24 * 3600.0  # the token of up.json lives 30 days
 DAEMON_ENDS_WITHIN_S, SERVER_ENDS_WITHIN_S = 25.0, 15.0
 
@@ -125,17 +127,21 @@ class House:
         self._line = await Line.over(ours)
 
     async def _serve(self) -> None:
-        """Wait until the server serves, then let everything go on that needs it."""
+        """Wait until the server serves, then let everything go on that needs it, and keep what it says of itself."""
         assert self._line is not None
-        try:
-            self._facts = await self._line.ask("ready")
-        except ConnectionError:
-            return  # it died before; whoever waits for its end starts it again
-        again, self._served_once = self._served_once, True
-        self._serving.set()
-        if again:
-            self._tell("the switchboard is back")
-            self._write()
+        with contextlib.suppress(ConnectionError):  # it died; whoever waits for its end starts it again
+            while True:
+                facts = await self._line.ask("ready")
+                back = not self._serving.is_set()
+                if back and self._served_once:
+                    self._tell("the switchboard is back")
+                self._served_once = True
+                self._serving.set()
+                if back or facts != self._facts:
+                    self._facts = facts
+                    if self.ready.is_set():
+                        self._write()
+                await asyncio.sleep(FACTS_EVERY_S)
 
     async def _start_daemon(self) -> None:
         env = {k: v for k, v in os.environ.items() if not k.startswith("SWITCHBOARD_")}

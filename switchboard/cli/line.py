@@ -32,7 +32,7 @@ class Line:
                 if answer.get("id") == id:
                     if "error" in answer:
                         raise Failed(str(answer["error"]))
-                    return dict(answer)
+                    return {key: value for key, value in answer.items() if key != "id"}
         raise ConnectionResetError("the server has hung up")
 
     def close(self) -> None:

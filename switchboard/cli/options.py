@@ -39,6 +39,10 @@ class Session:
     def has_token(self) -> bool:
         return bool(self.place.token)
 
+    @property
+    def has_signed_in(self) -> bool:
+        return self._signed_in is not None
+
     def token_server(self) -> Server:
         return Server(self.place)
 

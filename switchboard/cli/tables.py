@@ -145,7 +145,7 @@ def machines_table(rows: Sequence[Row]) -> Table:
                 row.get("owner"),
                 row.get("platform"),
                 row.get("version"),
-                row.get("seen_at") or "never",
+                f"{age(row['seen_age_s'])} ago" if row.get("seen_age_s") is not None else "never",
             )
             for row in rows
         ),

@@ -75,3 +75,11 @@ def receipted(record: Approval, decision: str, application: Delivery, force: InF
             return record
         return replace(record, delivery=application, in_force=force)
     return replace(record, delivery=Delivery.REFUSED, in_force=force)
+
+
+def agrees(approval: Approval) -> bool:
+    """Say whether what is in force on the machine is what stands on record."""
+    force, decision = approval.in_force, approval.decision
+    if force is None:
+        return True
+    return _BY_VERDICT.get(force.verdict) is approval.state and (decision is None or force.by == decision.by)

@@ -7,7 +7,7 @@ from switchboard.clock import Clock
 from switchboard.domain.machine import Machine
 from switchboard.rpc.access import Context
 from switchboard.rpc.ca import Authority
-from switchboard.rpc.translate import certificate_to
+from switchboard.rpc.outward import certificate_to
 from switchboard.services.identity import Identity
 
 

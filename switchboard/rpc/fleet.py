@@ -14,13 +14,16 @@ from switchboard.domain.errors import Invalid, SwitchboardError
 from switchboard.domain.instruction import Instruction
 from switchboard.rpc.access import Context, caller, serialised
 from switchboard.rpc.ca import Authority
-from switchboard.rpc.translate import certificate_to, hello_of, instruction_to, order_set_to, report_of
+from switchboard.rpc.outward import certificate_to, instruction_to, order_set_to
+from switchboard.rpc.status import send
+from switchboard.rpc.translate import hello_of, report_of
 from switchboard.rpc.upload import Uploads
-from switchboard.services.fleet import STORING, Fleet, Hello, Welcome
+from switchboard.services.fleet import Fleet, Hello, Welcome
 from switchboard.services.identity import Identity
 from switchboard.services.line import AckDue, BeatDue, Fenced, Line, OrdersDue
 from switchboard.services.output import Output
 from switchboard.services.queries import Queries
+from switchboard.services.reports import STORING
 from switchboard.services.stops import Stops
 
 HELLO_WITHIN = 10.0  # seconds
@@ -63,7 +66,7 @@ class FleetServicer(pb_grpc.FleetServiceServicer):
         hello, bad = hello_of(presented.machine, first.hello, self._clock.now())
         line, welcome = await self._fleet.attach(presented, hello)
         try:
-            await context.write(self._welcome(welcome))
+            await send(context, self._welcome(welcome))
             faults.point("rpc.welcome.sent")
             for error in bad:
                 await self._fleet.refused(line.machine, "hello", error)
@@ -84,12 +87,23 @@ class FleetServicer(pb_grpc.FleetServiceServicer):
             tasks.create_task(self._catch_up(line, report, hello), name=f"hello of {line.machine}")
             async for message in requests:
                 self._fleet.heard(line)
-                if message.WhichOneof("kind") == "heartbeat":
-                    self._fleet.heartbeat(line, message.heartbeat.store_epoch, message.heartbeat.generation)
-                    line.stored(message.report)
+                if self._lives_in_memory(line, message):
+                    line.stored(message.report, hurry=False)
                     continue
                 await room.acquire()
                 tasks.create_task(self._keep(line, message, room), name=f"report of {line.machine}")
+
+    def _lives_in_memory(self, line: Line, message: pb.AttachRequest) -> bool:
+        """Take what is told again and again, so that it need not be stored before it is acknowledged."""
+        match message.WhichOneof("kind"):
+            case "heartbeat":
+                self._fleet.heartbeat(line, message.heartbeat.store_epoch, message.heartbeat.generation)
+                return True
+            case "orders_seen" if not message.orders_seen.matches:
+                self._fleet.orders_seen(line, message.orders_seen.store_epoch, message.orders_seen.generation)
+                return True
+            case _:
+                return False
 
     async def _catch_up(self, line: Line, report: int, hello: Hello) -> None:
         await self._fleet.catch_up(line, hello)
@@ -116,7 +130,7 @@ class FleetServicer(pb_grpc.FleetServiceServicer):
             acked = line.acked
             match due:
                 case OrdersDue():
-                    await context.write(self._orders())
+                    await send(context, self._orders())
                     continue
                 case BeatDue():
                     epoch, generation, _ = self._stops.order_set()
@@ -126,9 +140,9 @@ class FleetServicer(pb_grpc.FleetServiceServicer):
                 case AckDue():
                     answer = pb.AttachResponse(acked=acked)
                 case Fenced():
-                    await context.write(pb.AttachResponse(fenced=pb.Fenced(reason=due.reason, retry=due.retry)))
+                    await send(context, pb.AttachResponse(fenced=pb.Fenced(reason=due.reason, retry=due.retry)))
                     raise due.error
-            await context.write(answer)
+            await send(context, answer)
             line.told(acked)
             faults.point("rpc.report.acked")
             if isinstance(due, Instruction):

@@ -29,6 +29,18 @@ CODES: tuple[tuple[type[SwitchboardError], grpc.StatusCode], ...] = (
 )
 
 
+class HungUp(Exception):
+    """The peer is gone: nothing failed here, and nobody is left to be told."""
+
+
+async def send(context: Any, message: Any) -> None:
+    """Write *message* to a stream. Raises HungUp."""
+    try:
+        await context.write(message)
+    except grpc.aio.InternalError as error:
+        raise HungUp from error
+
+
 def code_of(error: SwitchboardError) -> grpc.StatusCode:
     return next((code for kind, code in CODES if isinstance(error, kind)), grpc.StatusCode.UNKNOWN)
 
@@ -49,6 +61,8 @@ async def status_of_errors(context: grpc.aio.ServicerContext[Any, Any]) -> Async
         raise
     except Exception as raised:  # the edge: whatever leaves a handler becomes a status, never a stack trace
         error = first(raised)
+        if isinstance(error, HungUp):
+            return
         if isinstance(error, SwitchboardError):
             await context.abort(code_of(error), str(error))
         # A bug here: the peer learns that it happened, our log learns what.

@@ -1,4 +1,4 @@
-"""Between the wire and the domain, both ways. What a daemon sends is a stranger's: bounded and checked here, once."""
+"""From the wire to the domain. What a daemon sends is a stranger's: bounded and checked here, once."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -6,18 +6,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
-from switchboard_rpc.v1 import approval_pb2, enroll_pb2, fleet_pb2, run_pb2, stop_pb2
+from switchboard_rpc.v1 import approval_pb2, fleet_pb2, run_pb2, stop_pb2
 
 from switchboard.domain.approval import Approval, ApprovalState, Delivery
 from switchboard.domain.errors import Invalid, SwitchboardError
-from switchboard.domain.instruction import Instruction, Kind, State
+from switchboard.domain.instruction import State
 from switchboard.domain.machine import AgentProgram
 from switchboard.domain.output import Event
 from switchboard.domain.run import Run, RunState
 from switchboard.domain.stop import Order, Outcome, Receipt, Safety, Selector
 from switchboard.services.approvals import DecisionReceipt
-from switchboard.services.fleet import Alarm, Hello, InstructionReport, OrdersSeen, Report
-from switchboard.services.stops import Match
+from switchboard.services.fleet import Hello
+from switchboard.services.proofs import Match
+from switchboard.services.reports import Alarm, InstructionReport, OrdersSeen, Report
 from switchboard.services.words import LONGEST_PROMPT, ident
 
 T = TypeVar("T")
@@ -25,6 +26,7 @@ T = TypeVar("T")
 LABEL, SENTENCE, TEXT = 500, 4_000, 200_000
 MOST = 10_000  # of anything in a list
 LONGEST_AGE = timedelta(days=3650)
+LISTS = ("repos", "machines", "owners", "runs", "agents", "except_repos", "except_runs")  # of a selector
 
 RUN_STATES = {
     run_pb2.RUN_STATE_STARTING: RunState.STARTING,
@@ -58,7 +60,6 @@ APPLICATIONS = {
     approval_pb2.APPLICATION_UNDELIVERABLE: Delivery.UNDELIVERABLE,
 }
 VERDICTS = {approval_pb2.VERDICT_APPROVE: "approve", approval_pb2.VERDICT_DENY: "deny"}
-VERDICT_NUMBERS = {word: number for number, word in VERDICTS.items()}
 OUTCOMES = {
     stop_pb2.OUTCOME_ENDED: Outcome.ENDED,
     stop_pb2.OUTCOME_FAILED: Outcome.FAILED,
@@ -84,9 +85,6 @@ EVENT_KINDS = {
     run_pb2.EVENT_KIND_GAP: "gap",
     run_pb2.EVENT_KIND_TURN_END: "turn_end",
 }
-
-
-# From a daemon
 
 
 def hello_of(machine: str, hello: fleet_pb2.Hello, now: datetime) -> tuple[Hello, list[SwitchboardError]]:
@@ -249,7 +247,7 @@ def receipt_of(machine: str, receipt: stop_pb2.Receipt, now: datetime) -> Receip
 
 def order_of(order: stop_pb2.StopOrder) -> Order:
     issued = _instant(order.issued_at_ms)
-    lists = {name: tuple(getattr(order.selector, name)) for name in _LISTS}
+    lists = {name: tuple(getattr(order.selector, name)) for name in LISTS}
     return Order(
         id=ident("order_id", order.id),
         generation=order.generation,
@@ -291,78 +289,6 @@ def _event_of(event: run_pb2.RunEvent) -> Event:
         detail=detail,
         attempt=event.attempt,
     )
-
-
-# To a daemon
-
-_LISTS = ("repos", "machines", "owners", "runs", "agents", "except_repos", "except_runs")
-
-
-def order_set_to(epoch: str, generation: int, orders: Iterable[Order]) -> stop_pb2.OrderSet:
-    return stop_pb2.OrderSet(store_epoch=epoch, generation=generation, orders=map(_order_to, orders))
-
-
-def _order_to(order: Order) -> stop_pb2.StopOrder:
-    return stop_pb2.StopOrder(
-        id=order.id,
-        generation=order.generation,
-        selector=stop_pb2.Selector(all=order.selector.all, **{name: getattr(order.selector, name) for name in _LISTS}),
-        reason=order.reason,
-        by=order.by,
-        issued_at_ms=int(order.issued_at.timestamp() * 1000),
-        hold=order.hold,
-        lifted=order.lifted,
-        lifted_by=order.lifted_by,
-        lift_reason=order.lift_reason,
-    )
-
-
-def instruction_to(instruction: Instruction) -> fleet_pb2.Instruction:
-    message = fleet_pb2.Instruction(id=instruction.id, by=instruction.by, reason=instruction.reason)
-    body = instruction.body
-    match instruction.kind:
-        case Kind.START:
-            message.start.CopyFrom(_filled(fleet_pb2.Start, body))
-        case Kind.MESSAGE:
-            message.message.CopyFrom(_filled(fleet_pb2.Message, body))
-        case Kind.INTERRUPT:
-            message.interrupt.CopyFrom(_filled(fleet_pb2.Interrupt, body))
-        case Kind.RESUME:
-            message.resume.CopyFrom(_filled(fleet_pb2.Resume, body))
-        case Kind.END:
-            message.end.CopyFrom(_filled(fleet_pb2.End, body))
-        case Kind.PURGE:
-            message.purge.CopyFrom(_filled(fleet_pb2.Purge, body))
-        case Kind.DECISION:
-            verdict = VERDICT_NUMBERS.get(str(body.get("verdict")), approval_pb2.VERDICT_DENY)
-            message.decision.CopyFrom(_filled(approval_pb2.Decision, {**body, "verdict": verdict}))
-        case Kind.QUERY:
-            for name, kind in _QUERIES.items():
-                if name in body:
-                    getattr(message.query, name).CopyFrom(_filled(kind, body[name]))
-    return message
-
-
-_QUERIES: dict[str, Callable[..., Any]] = {
-    "diff": fleet_pb2.DiffQuery,
-    "output": fleet_pb2.OutputQuery,
-    "safety": fleet_pb2.SafetyQuery,
-}
-
-
-def certificate_to(certificate_pem: str, ca_pem: bytes, left: timedelta, generation: int) -> enroll_pb2.Certificate:
-    return enroll_pb2.Certificate(
-        certificate_pem=certificate_pem.encode(),
-        ca_pem=ca_pem,
-        life_s=max(0, int(left.total_seconds())),
-        generation=generation,
-    )
-
-
-def _filled(kind: Callable[..., T], body: Mapping[str, Any]) -> T:
-    """Make a message of the fields that it has: a younger replica may have written more."""
-    fields = kind.DESCRIPTOR.fields_by_name  # type: ignore[attr-defined]
-    return kind(**{name: value for name, value in body.items() if name in fields})
 
 
 def _known(table: Mapping[Any, T], number: int, what: str) -> T:

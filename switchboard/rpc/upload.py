@@ -9,6 +9,7 @@ from switchboard_rpc.v1 import run_pb2
 from switchboard import faults
 from switchboard.domain.errors import Conflict, SwitchboardError, Unavailable
 from switchboard.rpc.access import Context
+from switchboard.rpc.status import send
 from switchboard.services.fleet import Fleet
 from switchboard.services.output import Output
 from switchboard.services.queries import Queries
@@ -75,9 +76,9 @@ class _Upload:
             watermarks, self._watermarks = self._watermarks, {}
             answered, self._answered = self._answered, []
             for run, next in watermarks.items():
-                await context.write(pb.UploadResponse(watermark=run_pb2.Watermark(run_id=run, next=next)))
+                await send(context, pb.UploadResponse(watermark=run_pb2.Watermark(run_id=run, next=next)))
             for id in answered:
-                await context.write(pb.UploadResponse(answered=id))
+                await send(context, pb.UploadResponse(answered=id))
 
     def _forget(self, run: str, done: "asyncio.Task[None]") -> None:
         if self._last.get(run) is done:

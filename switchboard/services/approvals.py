@@ -11,23 +11,21 @@ import structlog
 from switchboard import faults
 from switchboard.clock import Clock
 from switchboard.domain.approval import AlreadyDecided, Approval, ApprovalState, Delivery, InForce, Verdict, Vote
-from switchboard.domain.digest import canonical
-from switchboard.domain.digest import digest as digest_of
 from switchboard.domain.errors import Conflict, Forbidden, Invalid, NotFound
 from switchboard.domain.instruction import Kind
-from switchboard.domain.merging import announced, receipted
+from switchboard.domain.merging import agrees, announced, receipted
 from switchboard.domain.people import Caller, Permission
 from switchboard.domain.run import Run
+from switchboard.services.edits import edited
 from switchboard.services.instructions import Instructions
 from switchboard.services.ports import AuditLog, Notifier
 from switchboard.services.projection import Book, Projection
-from switchboard.services.words import LONGEST_NOTE, LONGEST_PROMPT, ident, words
+from switchboard.services.words import LONGEST_NOTE, ident, words
 
 log = structlog.get_logger()
 
 LATE_VOTES_KEPT = 100
 DECISION_GRACE = timedelta(minutes=5)  # a decision outlives its question a little: the machine says what became of it
-UNDELIVERED_AFTER = timedelta(seconds=30)  # a decision that is still on its way by then is looked after
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +105,7 @@ class Approvals:
         if approval is None:
             raise NotFound(f"no approval {id[:100]!r}: see `switchboard approvals`")
         await self._need_another(caller, approval)
-        text, edited = _edited(approval, verdict, input)
+        input_json, edited_digest = edited(approval, verdict, input)
         vote = Vote(
             id=ident("vote_id", vote_id) if vote_id else f"v-{secrets.token_hex(8)}",
             by=caller.person,
@@ -115,8 +113,8 @@ class Approvals:
             at=self._clock.now(),
             digest=digest,
             note=note,
-            input_json=text,
-            edited_digest=edited,
+            input_json=input_json,
+            edited_digest=edited_digest,
         )
         if (before := next((v for v in approval.votes if v.id == vote.id), None)) is not None:
             if (before.by, before.verdict, before.edited_digest) != (vote.by, vote.verdict, vote.edited_digest):
@@ -187,7 +185,13 @@ class Approvals:
                 return None
             if found.machine != machine:
                 raise Forbidden(f"approval {receipt.approval} is another machine's")
-            after = receipted(found, receipt.decision, receipt.application, _in_force(receipt), self._clock.now())
+            after = receipted(
+                found,
+                receipt.decision,
+                receipt.application,
+                InForce(receipt.verdict, receipt.by, receipt.reason),
+                self._clock.now(),
+            )
             return None if after == found else after
 
         stands = await self._approvals.change(receipt.approval, decide)
@@ -221,10 +225,11 @@ class Approvals:
 
     async def redeliver(self) -> None:
         """Send decisions again whose instruction was lost between the vote and its delivery."""
-        now = self._clock.now()
         for approval in self._projection.approvals():
             vote = approval.decision
-            if vote is not None and approval.delivery is Delivery.SENT and now - vote.at >= UNDELIVERED_AFTER:
+            if vote is None or approval.delivery is not Delivery.SENT or self._projection.instruction(vote.id):
+                continue
+            if self._clock.now() < approval.expires_at + DECISION_GRACE:
                 await self._deliver(approval, vote)
 
     async def forget_run(self, run: str) -> None:
@@ -283,7 +288,7 @@ class Approvals:
 
     async def _differs(self, approval: Approval) -> None:
         """Alarm when what is in force on the machine is not what stands on record."""
-        if approval.in_force is None or _agrees(approval, approval.in_force):
+        if approval.in_force is None or agrees(approval):
             return
         log.error("what is in force differs from the record", approval=approval.id, in_force=approval.in_force)
         await self._audit.append(
@@ -300,41 +305,7 @@ class Approvals:
         )
 
 
-def _agrees(approval: Approval, force: InForce) -> bool:
-    words = {Verdict.APPROVE.value: ApprovalState.APPROVED.value, Verdict.DENY.value: ApprovalState.DENIED.value}
-    decision = approval.decision
-    return words.get(force.verdict, force.verdict) == approval.state and (decision is None or force.by == decision.by)
-
-
-def _in_force(receipt: DecisionReceipt) -> InForce:
-    return InForce(verdict=receipt.verdict, by=receipt.by, reason=receipt.reason)
-
-
 def _found(approval: Approval | None, id: str) -> Approval:
     if approval is None:
         raise NotFound(f"no approval {id[:100]!r}: see `switchboard approvals`")
     return approval
-
-
-def _edited(approval: Approval, verdict: str, input: Mapping[str, Any] | None) -> tuple[str, str]:
-    """Return an edited input as canonical JSON, and the digest of the request with it. Raises Invalid, and Conflict where nobody saw all of it."""
-    if input is None:
-        return "", ""
-    if verdict != Verdict.APPROVE:
-        raise Invalid("input", "an edited input goes with approve only")
-    if not approval.edits_input:
-        raise Invalid("input", f"{approval.tool or approval.kind} takes no edited input: approve or deny it as it is")
-    if approval.masked:
-        raise Conflict(
-            "part of this input stays on its machine, so an edit would replace what nobody here can see: approve or deny it as it is"
-        )
-    text = words("input", canonical(dict(input)), LONGEST_PROMPT)
-    edited = digest_of(
-        run=approval.run,
-        attempt=approval.attempt,
-        kind=approval.kind,
-        tool=approval.tool,
-        input=dict(input),
-        cwd=approval.cwd,
-    )
-    return text, edited

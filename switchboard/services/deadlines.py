@@ -59,7 +59,7 @@ class Deadlines:
             Timer("presence", 1, presence.flush),
             Timer("instructions that lapse", 1, instructions.lapse_due),
             Timer("approvals that expire", 10, self._expire),
-            Timer("decisions to send again", 10, approvals.redeliver),
+            Timer("decisions to send again", 2, approvals.redeliver),
             Timer("starts that were never sent", 30, runs.close_unstarted),
             Timer("orders on this replica's disk", 30, stops.reassert_journal),
             Timer("holds to look at again", 30, self._review),
@@ -76,13 +76,13 @@ class Deadlines:
 
     async def _keep(self, timer: Timer) -> None:
         while True:
-            await asyncio.sleep(timer.every * random.uniform(0.9, 1.1))  # noqa: S311  jitter
             try:
                 await timer.act()
             except Exception as error:
                 # The store is away, or one value would not do, or a bug: the next round tries again, the other timers go on.
                 if not _only_unavailable(error):
                     log.error("a deadline could not be kept", timer=timer.name, exc_info=error)
+            await asyncio.sleep(timer.every * random.uniform(0.9, 1.1))  # noqa: S311  jitter
 
     async def _look_at_store(self) -> None:
         if await self._stops.refresh():

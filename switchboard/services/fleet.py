@@ -1,66 +1,34 @@
 """The machines that are attached: hello and welcome, fencing, heartbeats, and everything that they report."""
 
 import asyncio
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-import structlog
-
 from switchboard.clock import Clock
-from switchboard.domain.approval import Approval
 from switchboard.domain.errors import Conflict, Forbidden, SwitchboardError, Unavailable
-from switchboard.domain.instruction import State
 from switchboard.domain.machine import AgentProgram, Machine
 from switchboard.domain.run import Run
-from switchboard.domain.stop import Order, Receipt
-from switchboard.services.approvals import Approvals, DecisionReceipt
-from switchboard.services.identity import Identity, Presented, label
+from switchboard.domain.stop import Order
+from switchboard.services.approvals import Approvals
+from switchboard.services.copies import Copies
+from switchboard.services.identity import Identity, Presented
 from switchboard.services.instructions import Instructions
 from switchboard.services.line import Fenced, Line
 from switchboard.services.output import Output
 from switchboard.services.ports import AuditLog, Epochs
 from switchboard.services.presence import Presence
 from switchboard.services.projection import Book, Projection
+from switchboard.services.reports import Report, Reports
 from switchboard.services.runs import Runs
-from switchboard.services.stops import Match, Stops
-
-log = structlog.get_logger()
+from switchboard.services.stops import Stops
 
 BEATS_MISSED = 3  # until a machine counts as away
 STANDING_EVERY = 4.0  # seconds between two looks at whether attached machines still may
 STRANGE_BEATS = 2  # that name another store, until the stream is closed so that a hello comes
-FLIPS = 3  # more of them in FLIP_WINDOW are two copies of one machine
-FLIP_WINDOW = 600.0  # seconds
-STORING = 64  # reports of one machine that are stored at a time
-REFUSALS = 20  # of one machine a minute that the audit is told of
 ALL_LIVE_RUNS = "all-live-runs"  # a daemon that says so names every live run in its hello
-
-
-@dataclass(frozen=True, slots=True)
-class OrdersSeen:
-    epoch: str
-    generation: int
-    matches: tuple[Match, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class InstructionReport:
-    id: str
-    state: State
-    outcome: str
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    kind: str
-    text: str
-    run: str
-
-
-Report = Run | Approval | DecisionReceipt | OrdersSeen | Receipt | InstructionReport | Alarm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,22 +95,18 @@ class Fleet:
         self._machines = machines
         self._identity = identity
         self._presence = presence
-        self._runs = runs
-        self._approvals = approvals
+        self._reports = Reports(runs=runs, approvals=approvals, stops=stops, instructions=instructions, audit=audit)
         self._stops = stops
         self._instructions = instructions
         self._output = output
         self._epochs = epochs
         self._projection = projection
-        self._audit = audit
         self._clock = clock
         self._heartbeat = heartbeat
         self._solo = solo
         self._lines: dict[str, Line] = {}
         self._guards: defaultdict[str, set[Guard]] = defaultdict(set)
-        self._boots: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=8))
-        self._flips: defaultdict[str, deque[float]] = defaultdict(deque)
-        self._refusals: defaultdict[str, deque[float]] = defaultdict(deque)
+        self._copies = Copies()
         self._looked_at = 0.0
         projection.listen(self._changed)
         identity.on_barred(self._barred)
@@ -203,15 +167,20 @@ class Fleet:
     async def catch_up(self, line: Line, hello: Hello) -> None:
         """Store what a hello brought: runs before the questions about them."""
         runs = [report for report in hello.reports if isinstance(report, Run)]
-        await self._record_all(line, runs)
+        await self._reports.record_all(line.machine, runs)
         if ALL_LIVE_RUNS in hello.capabilities:
-            living = frozenset(run.id for run in runs)
-            await self._kept(line, lambda: self._runs.gone(line.machine, living), "gone")
-        await self._record_all(line, [report for report in hello.reports if not isinstance(report, Run)])
+            await self._reports.gone(line.machine, frozenset(run.id for run in runs))
+        await self._reports.record_all(
+            line.machine, [report for report in hello.reports if not isinstance(report, Run)]
+        )
 
     async def record(self, line: Line, report: Report) -> None:
-        """Store a report, for as long as the store takes. What is refused is audited, and the line goes on."""
-        await self._kept(line, lambda: self._store(line, report), type(report).__name__)
+        """Store a report, for as long as the store takes."""
+        await self._reports.record(line.machine, report)
+
+    async def refused(self, machine: str, what: str, error: SwitchboardError) -> None:
+        """Note that a machine said what it may not say."""
+        await self._reports.refused(machine, what, error)
 
     def heartbeat(self, line: Line, epoch: str, generation: int) -> None:
         """Take a sign of life and owe its answer, which carries the generation of the orders."""
@@ -227,6 +196,10 @@ class Fleet:
             if line.strange_beats > STRANGE_BEATS:
                 line.close(Unavailable("the store came back as another one: say hello again"))
         line.beat_due()
+
+    def orders_seen(self, line: Line, epoch: str, generation: int) -> None:
+        """Note that a machine has these orders on its disk, and that they mean none of its runs."""
+        self._presence.holds(line.machine, epoch, generation)
 
     def heard(self, line: Line) -> None:
         line.heard_at = asyncio.get_running_loop().time()
@@ -279,25 +252,14 @@ class Fleet:
         return entered_as
 
     async def _look_for_copies(self, machine: Machine, boot_epoch: str) -> None:
-        """Lock a machine that two daemons take turns in being. One daemon that reconnects keeps its boot epoch."""
-        boots, flips = self._boots[machine.id], self._flips[machine.id]
-        now = asyncio.get_running_loop().time()
         line = self._lines.get(machine.id)
-        back_again = boot_epoch in boots and boots[-1] != boot_epoch
-        took_over = line is not None and not line.ending and line.boot_epoch != boot_epoch
-        if boot_epoch in boots:
-            boots.remove(boot_epoch)
-        boots.append(boot_epoch)
-        if not (back_again or took_over):
-            return
-        flips.append(now)
-        while flips and now - flips[0] > FLIP_WINDOW:
-            flips.popleft()
-        if len(flips) > FLIPS:
-            flips.clear()
-            why = f"two daemons took turns in being it, {FLIPS + 1} times in {FLIP_WINDOW / 60:.0f} minutes"
+        live = line.boot_epoch if line is not None and not line.ending else None
+        if why := self._copies.came(machine.id, boot_epoch, live):
             await self._identity.lock(machine.id, why)
             raise Forbidden(f"machine {machine.name} is locked: {why}; revoke it and invite it anew")
+
+    def _line(self, machine: str) -> list[Line]:
+        return [self._lines[machine]] if machine in self._lines else []
 
     def _fence_older(self, line: Line) -> None:
         why = "a newer connection of this machine has taken its place"
@@ -312,12 +274,15 @@ class Fleet:
     def _changed(self, noun: str, id: str) -> None:
         """Wake the lines that a change concerns, whichever replica made it."""
         if noun == "order":
-            for line in self._lines.values():
-                line.orders_due()
+            for told in self._lines.values():
+                told.orders_due()
         elif noun == "instruction":
             instruction = self._projection.instruction(id)
-            if instruction is not None and instruction.pending and instruction.machine in self._lines:
-                self._lines[instruction.machine].instructions_due()
+            for line in self._lines.values() if instruction is None else self._line(instruction.machine):
+                if instruction is not None and instruction.pending:
+                    line.instructions_due()
+                else:
+                    line.settled(id)
         elif noun == "machine" and (id in self._lines or id in self._guards):
             if (error := self._identity.barred(id)) is not None:
                 self._barred(id, error)
@@ -328,73 +293,3 @@ class Fleet:
     def _may_tell(self, machine: str, run: str) -> bool:
         known = self._projection.run(run)
         return known is None or known.machine == machine
-
-    async def _record_all(self, line: Line, reports: Iterable[Report]) -> None:
-        waiting = iter(list(reports))
-
-        async def record() -> None:
-            for report in waiting:
-                await self.record(line, report)
-
-        async with asyncio.TaskGroup() as tasks:
-            for number in range(STORING):
-                tasks.create_task(record(), name=f"hello of {line.machine} {number}")
-
-    async def _kept(self, line: Line, store: Callable[[], Awaitable[object]], what: str) -> None:
-        pause = 0.1
-        while True:
-            try:
-                await store()
-                return
-            except Unavailable:
-                # Unacknowledged until the store is back; the daemon holds it meanwhile, and sends it again if we die.
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 2.0)
-            except SwitchboardError as error:
-                await self.refused(line.machine, what, error)
-                return
-
-    async def _store(self, line: Line, report: Report) -> None:
-        match report:
-            case Run():
-                await self._runs.announced(line.machine, report)
-            case Approval():
-                await self._approvals.announced(line.machine, report)
-            case DecisionReceipt():
-                await self._approvals.receipt(line.machine, report)
-            case Receipt():
-                await self._stops.received(line.machine, report)
-            case OrdersSeen():
-                await self._stops.seen(line.machine, report.epoch, report.generation, report.matches)
-            case InstructionReport():
-                await self._instructions.report(line.machine, report.id, report.state, report.outcome)
-            case Alarm():
-                await self._alarm(line, report)
-
-    async def refused(self, machine: str, what: str, error: SwitchboardError) -> None:
-        """Note that a machine said what it may not say; a flood of it is noted only in part."""
-        log.warning("a report was refused", machine=machine, what=what, why=str(error))
-        if self._seldom(machine):
-            await self._note(machine, "report.refused", what, str(error))
-
-    async def _alarm(self, line: Line, alarm: Alarm) -> None:
-        log.warning("a machine raised an alarm", machine=line.machine, kind=alarm.kind, text=alarm.text)
-        if self._seldom(line.machine):
-            await self._note(line.machine, f"alarm.{label(alarm.kind)}", alarm.run or line.machine, alarm.text)
-
-    def _seldom(self, machine: str) -> bool:
-        noted, now = self._refusals[machine], asyncio.get_running_loop().time()
-        while noted and now - noted[0] > 60:
-            noted.popleft()
-        if len(noted) >= REFUSALS:
-            return False
-        noted.append(now)
-        return True
-
-    async def _note(self, machine: str, action: str, subject: str, reason: str) -> None:
-        try:
-            await self._audit.append(
-                by=machine, via="daemon", action=action, subject=subject[:100], reason=reason[:1000]
-            )
-        except Unavailable:
-            log.warning("the audit could not be told", action=action, machine=machine)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from switchboard.domain.errors import SwitchboardError
 from switchboard.domain.instruction import Instruction
 
+ACK_LAG = 0.02  # seconds that an acknowledgement waits for others, or for a message that carries it along
+
 
 @dataclass(frozen=True, slots=True)
 class OrdersDue:
@@ -54,6 +56,7 @@ class Line:
         self._wake = asyncio.Event()
         self._stored: set[int] = set()
         self._acked_sent = 0
+        self._ack = self._ack_waits = False
         self.acked = 0  # every report up to this one is stored
 
     def orders_due(self) -> None:
@@ -68,14 +71,24 @@ class Line:
         self._instructions = True
         self._wake.set()
 
-    def stored(self, report: int) -> None:
-        """Note a report as durable; reports may be stored in any order."""
+    def settled(self, instruction: str) -> None:
+        """Forget that an instruction was told: should it be ordered again, it is told again."""
+        self._sent.discard(instruction)
+
+    def stored(self, report: int, *, hurry: bool = True) -> None:
+        """Note a report as durable; reports may be stored in any order. Without *hurry* the next message carries the word."""
         self._stored.add(report)
         while self.acked + 1 in self._stored:
             self.acked += 1
             self._stored.discard(self.acked)
-        if self.acked > self._acked_sent:
-            self._wake.set()
+        if hurry and self.acked > self._acked_sent and not self._ack_waits:
+            self._ack_waits = True
+            asyncio.get_running_loop().call_later(ACK_LAG, self._ack_due)
+
+    def _ack_due(self) -> None:
+        self._ack_waits = False
+        self._ack = True
+        self._wake.set()
 
     def fence(self, fenced: Fenced) -> None:
         self._fenced = self._fenced or fenced
@@ -109,10 +122,10 @@ class Line:
                         self._sent.add(instruction.id)
                         return instruction
                 self._instructions = False
-                # Only what is pending still can be told twice, so only that is worth remembering.
-                self._sent &= {instruction.id for instruction in self._pending()}
-            if self.acked > self._acked_sent:
-                return AckDue()
+            if self._ack:
+                self._ack = False
+                if self.acked > self._acked_sent:
+                    return AckDue()
             self._wake.clear()
             await self._wake.wait()
 

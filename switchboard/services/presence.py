@@ -14,6 +14,7 @@ from switchboard.domain.machine import Machine
 from switchboard.services.projection import Book, Projection
 
 WRITTEN_EVERY = timedelta(seconds=10)
+WRITTEN_AT_ONCE = 250  # so that a thousand that took an order do not delay the next one
 WRITERS = 32
 
 
@@ -31,9 +32,7 @@ class _Life:
 
 
 class Presence:
-    def __init__(
-        self, *, machines: Book[Machine], projection: Projection, clock: Clock, away_after: timedelta
-    ) -> None:
+    def __init__(self, *, machines: Book[Machine], projection: Projection, clock: Clock, away_after: timedelta) -> None:
         self._machines = machines
         self._projection = projection
         self._clock = clock
@@ -89,7 +88,7 @@ class Presence:
             # A clock that was set back must not silence a machine: any distance counts.
             if life.due or (life.attached and abs(now - life.written_at) >= WRITTEN_EVERY)
         ]
-        await self._write(due)
+        await self._write(sorted(due, key=lambda id: self._lives[id].attached)[:WRITTEN_AT_ONCE])
 
     async def _write(self, ids: Iterable[str]) -> None:
         waiting = iter(list(ids))

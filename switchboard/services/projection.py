@@ -47,7 +47,7 @@ class Projection(Memory):
         self.position = "0-0"  # in the stream of changes
         self._reading = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
-        self.epoch = ""  # of the store, as last seen
+        self.epoch = ""  # of the store that is known here
 
     async def __aenter__(self) -> "Projection":
         await self.start()
@@ -90,9 +90,9 @@ class Projection(Memory):
             if was and epoch != was:
                 log.warning("the store came back empty", was=was, now=epoch)
                 await self._tell_of_epoch(was, epoch)
-            self.epoch = epoch
             for noun, records in self._records.items():
                 await self._reread_noun(noun, records)
+            self.epoch = epoch
             if was and epoch != was:
                 self._lose_feeds()
 
@@ -132,8 +132,13 @@ class Projection(Memory):
     async def _keep_reading(self) -> None:
         while True:
             await asyncio.sleep(self._reread_every * random.uniform(2 / 3, 4 / 3))  # noqa: S311  jitter, not a secret
-            with contextlib.suppress(Unavailable):
+            try:
                 await self.reread()
+            except Unavailable:
+                pass  # the next time
+            except Exception:
+                # Whatever it is, a replica that goes blind for good would be worse.
+                log.exception("the re-reading failed")
 
     async def _follow(self) -> None:
         pause = 0.1
@@ -145,7 +150,10 @@ class Projection(Memory):
                         pause = 0.1
             except Conflict:
                 await self._start_over()
-            except Unavailable:
+            except Exception as error:
+                if not isinstance(error, Unavailable):
+                    # Whatever it is, a replica that goes blind for good would be worse.
+                    log.exception("a change could not be taken in")
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  jitter
                 pause = min(pause * 2, 2.0)
 

@@ -2,17 +2,15 @@
 
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
-
-import structlog
 
 from switchboard import faults
 from switchboard.clock import Clock
 from switchboard.domain.errors import Conflict, Forbidden, Invalid, NotFound
-from switchboard.domain.instruction import Instruction, Kind, State
+from switchboard.domain.instruction import Instruction, Kind
 from switchboard.domain.machine import Machine
 from switchboard.domain.people import Caller, Permission
 from switchboard.domain.run import RESUMABLE, Run, RunState
@@ -22,41 +20,16 @@ from switchboard.services.output import Output
 from switchboard.services.ports import AuditLog
 from switchboard.services.presence import Presence
 from switchboard.services.projection import Book, Projection
+from switchboard.services.run_list import RunFilter, RunList, RunRow
+from switchboard.services.run_records import RunRecords, start_id
 from switchboard.services.stops import Stops
 from switchboard.services.words import LONGEST_PATH, LONGEST_PROMPT, words
 
-log = structlog.get_logger()
+__all__ = ["RunFilter", "RunRow", "Runs"]
 
 MODES = ("", "diagnose", "patch", "plan")
 MOST_SCOPES = 100
 PURGE_LAPSES_IN = timedelta(days=90)  # a machine that is away purges at its return
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFilter:
-    repo: str | None = None
-    machine: str | None = None  # id or name
-    owner: str | None = None
-    state: str | None = None
-    agent: str | None = None
-    all: bool = False  # ended ones too
-    limit: int = 100
-    after: str | None = None  # cursor of the page before
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    run: Run
-    machine_name: str
-    age: timedelta
-    proof_age: timedelta | None  # since its machine was last heard of; None: never
-    reachable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    rows: tuple[RunRow, ...]
-    next: str | None
 
 
 class Runs:
@@ -75,14 +48,29 @@ class Runs:
     ) -> None:
         self._runs = runs
         self._instructions = instructions
-        self._approvals = approvals
         self._stops = stops
-        self._output = output
         self._presence = presence
         self._projection = projection
         self._audit = audit
         self._clock = clock
-        instructions.on_settled(self._start_settled)
+        self._records = RunRecords(
+            runs=runs,
+            instructions=instructions,
+            approvals=approvals,
+            output=output,
+            projection=projection,
+            audit=audit,
+            clock=clock,
+        )
+        listed = RunList(projection=projection, presence=presence, clock=clock)
+        # What people see.
+        self.row = listed.row
+        self.rows = listed.rows
+        # What machines say, and what time does.
+        self.announced = self._records.announced
+        self.gone = self._records.gone
+        self.forget_ended = self._records.forget_ended
+        self.close_unstarted = self._records.close_unstarted
 
     # What people do
 
@@ -146,7 +134,7 @@ class Runs:
                 "resume_after_crash": run.resume_after_crash,
             },
             by=caller.person,
-            id=f"start-{id}",
+            id=start_id(id),
         )
         details = {"machine": run.machine, "path": path, "agent": agent, "mode": mode}
         await self._note(caller, "run.started", id, details=details)
@@ -199,9 +187,7 @@ class Runs:
             return replace(found, prompt="", reason="purged", session_id="", waits_for="", not_gated=(), scope=())
 
         stands = await self._runs.change(id, purged)
-        await self._output.purge(id)
-        await self._approvals.forget_run(id)
-        await self._instructions.forget_run(id)
+        await self._records.forget(id)
         await self._instructions.order(
             Kind.PURGE,
             run.machine,
@@ -215,8 +201,6 @@ class Runs:
         )
         await self._note(caller, "run.purged", id, reason)
         return stands or run
-
-    # What people see
 
     def get(self, caller: Caller, id: str) -> Run:
         """Return a run; whether its content may be shown is `may_read`'s to say."""
@@ -233,105 +217,7 @@ class Runs:
         asked = {Permission.VOTE, Permission.AUDIT} & caller.permits
         return caller.solo or bool(asked) or (bool(run.owner) and caller.person == run.owner)
 
-    def row(self, run: Run, machine: Machine | None = None) -> RunRow:
-        now = self._clock.now()
-        machine = machine or self._presence.machine(run.machine)
-        seen = machine.seen_at if machine else None
-        return RunRow(
-            run=run,
-            machine_name=machine.name if machine else run.machine,
-            age=max(now - run.started_at, timedelta()),
-            proof_age=max(now - seen, timedelta()) if seen else None,
-            reachable=machine is not None and machine.attached,
-        )
-
-    def rows(self, wanted: RunFilter | None = None) -> Page:
-        """List runs from memory, newest first."""
-        wanted = wanted or RunFilter()
-        machines = {machine.id: machine for machine in self._presence.machines()}
-        keep = _keeper(wanted, machines)
-        found = sorted((run for run in self._projection.runs() if keep(run)), key=_newest_first)
-        if wanted.after:
-            found = [run for run in found if _cursor(run) > wanted.after]
-        limit = max(1, min(wanted.limit, 10_000))
-        page, more = found[:limit], len(found) > limit
-        rows = tuple(self.row(run, machines.get(run.machine)) for run in page)
-        return Page(rows, _cursor(page[-1]) if more else None)
-
-    # What machines say
-
-    async def announced(self, machine: str, said: Run) -> Run:
-        """Take a machine's word on its run. Raises Forbidden for another machine's run."""
-
-        def decide(found: Run | None) -> Run | None:
-            if found is None:
-                return said if said.owner else replace(said, owner=self._owner_of(machine))
-            if found.machine != machine:
-                raise Forbidden(f"run {said.id} is another machine's")
-            # Whose run it is was settled when it was ordered here: a machine cannot hand it to somebody who may then approve it.
-            after = found.announced(replace(said, owner=found.owner or said.owner))
-            return None if after is found else after
-
-        run = await self._runs.change(said.id, decide)
-        assert run is not None
-        return run
-
-    async def gone(self, machine: str, living: frozenset[str]) -> None:
-        """Close runs that this server lists as live and their machine, which has just told all of its live ones, does not know."""
-        now = self._clock.now()
-        for run in [r for r in self._projection.runs() if r.machine == machine and r.active and r.id not in living]:
-            if run.state is RunState.ORDERED:
-                continue  # its start is an instruction that is still to be delivered
-
-            def lost(found: Run | None) -> Run | None:
-                if found is None or not found.active or found.state is RunState.ORDERED:
-                    return None
-                reason = "its machine no longer knows it"
-                return replace(found, state=RunState.INTERRUPTED, reason=reason, waits_for="", changed_at=now)
-
-            await self._runs.change(run.id, lost)
-
-    # What time does
-
-    async def forget_ended(self, retention: timedelta) -> None:
-        """Forget runs that ended so long ago, with their output and questions."""
-        limit = self._clock.now() - retention
-        for run in [r for r in self._projection.runs() if not r.active and r.changed_at <= limit]:
-            await self._output.purge(run.id)
-            await self._approvals.forget_run(run.id)
-            await self._instructions.forget_run(run.id)
-            await self._runs.delete(run.id)
-            await self._audit.append(by="switchboard", via="system", action="run.forgotten", subject=run.id)
-
-    async def close_unstarted(self) -> None:
-        """Close ordered runs whose start is no longer on its way: a crash came between the two."""
-        now = self._clock.now()
-        for run in [r for r in self._projection.runs() if r.state is RunState.ORDERED]:
-            if now - run.started_at < timedelta(minutes=1):
-                continue
-            start = await self._instructions.known(f"start-{run.id}")
-            if start is None or not start.pending:
-                await self._refuse(
-                    run.id, start.outcome if start and start.outcome else "its start was never sent: start it again"
-                )
-
     # Small parts
-
-    async def _start_settled(self, instruction: Instruction) -> None:
-        """A start that failed or lapsed closes a run of which its machine has not said a word."""
-        if instruction.kind is not Kind.START or instruction.state is State.APPLIED:
-            return
-        await self._refuse(instruction.run, instruction.outcome or "its machine would not start it")
-
-    async def _refuse(self, id: str, reason: str) -> None:
-        now = self._clock.now()
-
-        def refused(found: Run | None) -> Run | None:
-            if found is None or found.state is not RunState.ORDERED:
-                return None
-            return replace(found, state=RunState.REFUSED, reason=reason, changed_at=now)
-
-        await self._runs.change(id, refused)
 
     def _chosen(self, caller: Caller, machine: str | None) -> Machine:
         if not machine:
@@ -380,10 +266,6 @@ class Runs:
         known = [r for r in self._projection.runs() if r.machine == machine and r.path == path and r.revision]
         return max(known, key=lambda run: run.changed_at).repo if known else ""
 
-    def _owner_of(self, machine: str) -> str:
-        known = self._projection.machine(machine)
-        return known.owner if known else ""
-
     async def _order(
         self,
         caller: Caller,
@@ -416,30 +298,6 @@ def _run_id(caller: Caller, request_id: str | None) -> str:
         return f"r-{secrets.token_hex(6)}"
     text = f"{caller.person}/{request_id}".encode("utf-8", "backslashreplace")
     return "r-" + hashlib.sha256(text).hexdigest()[:12]
-
-
-def _keeper(wanted: RunFilter, machines: Mapping[str, Machine]) -> Callable[[Run], bool]:
-    def keep(run: Run) -> bool:
-        machine = machines.get(run.machine)
-        return (
-            (wanted.all or run.active or wanted.state == run.state)
-            and wanted.repo in (None, run.repo)
-            and wanted.machine in (None, run.machine, machine.name if machine else run.machine)
-            and wanted.owner in (None, run.owner)
-            and wanted.state in (None, run.state)
-            and wanted.agent in (None, run.agent)
-        )
-
-    return keep
-
-
-def _newest_first(run: Run) -> tuple[float, str]:
-    return -run.started_at.timestamp(), run.id
-
-
-def _cursor(run: Run) -> str:
-    """Return a text that sorts as the list does: newest first."""
-    return f"{9e11 - run.started_at.timestamp():020.6f}~{run.id}"
 
 
 def _no_run(id: str) -> NotFound:

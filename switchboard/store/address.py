@@ -19,6 +19,11 @@ LOOPBACK = ("localhost", "::1")
 class SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
     """Blocks when it is used up, as the plain pool does; Sentinel's own raises."""
 
+    async def forget(self) -> None:
+        """Close the links to the Sentinels themselves."""
+        for sentinel in self.sentinel_manager.sentinels:
+            await sentinel.aclose(close_connection_pool=True)
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -68,11 +73,11 @@ class Address:
     def service(self) -> str:
         return unquote(urlsplit(self.url).path.strip("/"))
 
-    def pool(self, *, size: int, timeout: float) -> ConnectionPool:
-        """Return a pool of at most *size* connections, each of which gives up after *timeout* seconds of silence."""
+    def pool(self, *, size: int) -> ConnectionPool:
+        """Return a pool of at most *size* connections, which wait for an answer for as long as their user does."""
         options: dict[str, Any] = {
             "max_connections": size,
-            "socket_timeout": timeout,
+            "socket_timeout": None,
             "socket_connect_timeout": 2.0,
             "retry": Retry(NoBackoff(), 0),
             "retry_on_error": [],
@@ -89,6 +94,7 @@ class Address:
             name, _, password = parts.netloc.rpartition("@")[0].partition(":")
             options |= {"username": unquote(name) or None, "password": unquote(password) or None}
         asked = {key: value for key, value in options.items() if key not in ("max_connections", "username", "password")}
+        asked["socket_timeout"] = 2.0
         if "sentinel_password" in query:
             asked["password"] = query["sentinel_password"]
         sentinel = Sentinel(self.sentinels(), sentinel_kwargs=asked)  # type: ignore[no-untyped-call]

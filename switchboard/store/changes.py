@@ -1,7 +1,6 @@
 """The change stream: who writes a record wakes up whoever follows. A lost entry costs time, never a result."""
 
 import asyncio
-import contextlib
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
@@ -14,6 +13,7 @@ from switchboard.domain.errors import Conflict, Unavailable
 from switchboard.services.ports import Change
 from switchboard.store.client import Client
 from switchboard.store.keys import Keys
+from switchboard.store.lines import Lines
 
 KEPT = 100_000
 PAGE = 1_000
@@ -50,7 +50,7 @@ class Publisher:
             some = [self._waiting.popleft() for _ in range(min(len(self._waiting), PAGE))]
             try:
                 if some:
-                    await self._client.calls(some)
+                    await self._client.calls(some, again=True)
             except Unavailable:
                 self._waiting.extendleft(reversed(some))
                 await asyncio.sleep(pause)
@@ -87,7 +87,7 @@ class RedisChanges:
             await self._check(link, position)
             while True:
                 command = ("XREAD", "COUNT", PAGE, "BLOCK", int(BLOCK * 1000), "STREAMS", self._key, position)
-                answer = await link.execute_command(*command)
+                (answer,) = await link.send(command)
                 entries: list[Any] = answer[0][1] if answer else []
                 # After the reading, so that nothing is trimmed in between unseen; one who keeps up need not ask.
                 if first or not entries or len(entries) == PAGE:
@@ -99,21 +99,19 @@ class RedisChanges:
         except RedisError as error:
             raise Unavailable(f"the store is away: {self._client.address}: {error}") from error
         finally:
-            with contextlib.suppress(RedisError):
-                await link.aclose(close_connection_pool=True)
+            await link.aclose()
 
-    async def _check(self, link: Any, position: str) -> None:
+    async def _check(self, link: Lines, position: str) -> None:
         lost = Conflict("the changes since then are no longer known: look at everything again", after=position)
         try:
-            raw = await link.execute_command("XINFO", "STREAM", self._key)
+            (raw,) = await link.send(("XINFO", "STREAM", self._key))
         except RedisError as error:
             if "no such key" not in str(error):
                 raise
             if position != START:
                 raise lost from None
             return
-        pairs = raw.items() if isinstance(raw, dict) else zip(raw[::2], raw[1::2], strict=True)
-        about = {_text(name): value for name, value in pairs}
+        about = {_text(name): value for name, value in zip(raw[::2], raw[1::2], strict=True)}
         if _order(_text(about["last-generated-id"])) < _order(position):
             raise lost
         first = about["first-entry"]

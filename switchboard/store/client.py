@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as Broken
 from redis.exceptions import TimeoutError as TooSlow
@@ -15,65 +14,60 @@ from redis.exceptions import TimeoutError as TooSlow
 from switchboard.domain.errors import Unavailable
 from switchboard.store.address import Address
 from switchboard.store.keys import LIBRARY
+from switchboard.store.lines import LANES, Lines
 
-CONNECTIONS = 64
-SOCKET_TIMEOUT = 5.0  # a hung server is away after this long
+TIMEOUT = 5.0  # a hung server is away after this long
 
 
 class Client:
-    """Commands over a bounded pool. `again=True` says that a command may reach the server twice and mean it once."""
+    """Commands over a bounded pool. `again=True`: a command may reach the server twice and mean it once, so a broken link is no end.
+
+    A server that does not answer in time is never asked twice: the caller would wait twice as long.
+    """
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self._redis = _plain(address.pool(size=CONNECTIONS, timeout=SOCKET_TIMEOUT))
+        self._lines = Lines(address.pool(size=LANES), TIMEOUT)
 
     async def aclose(self) -> None:
-        await self._redis.aclose(close_connection_pool=True)
+        await self._lines.aclose()
 
-    def alone(self, timeout: float) -> Any:
-        """Return a client with one connection of its own, for a call that blocks up to *timeout* seconds."""
-        return _plain(self.address.pool(size=1, timeout=timeout + SOCKET_TIMEOUT))
+    def alone(self, timeout: float) -> Lines:
+        """Return a line of its own, for calls that block up to *timeout* seconds; the caller closes it."""
+        return Lines(self.address.pool(size=1), timeout + TIMEOUT)
 
     async def call(self, *command: Any, again: bool) -> Any:
-        """Send one command. Raises Unavailable, InDoubt when it may have happened all the same."""
-        try:
-            return await self._redis.execute_command(*command)
-        except (Broken, TooSlow) as error:
-            if not again:
-                raise InDoubt(self._away(error)) from error
-        except RedisError as error:
-            raise Unavailable(self._away(error)) from error
-        try:
-            return await self._redis.execute_command(*command)
-        except RedisError as error:
-            raise Unavailable(self._away(error)) from error
+        """Send one command. Raises Unavailable, InDoubt when the link broke and it may have happened all the same."""
+        return (await self.calls([command], again=again))[0]
 
-    async def calls(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send several that may each be sent twice, in one go, and return the answers. Raises Unavailable."""
-        for last in (False, True):
-            line = self._redis.pipeline(transaction=False)
-            for command in commands:
-                line.execute_command(*command)
+    async def calls(self, commands: Sequence[tuple[Any, ...]], *, again: bool) -> list[Any]:
+        """As `call`, for several in their order."""
+        for last in (False, True) if again else (True,):
             try:
-                answers: list[Any] = await line.execute()
-                return answers
-            except (Broken, TooSlow) as error:
+                return await self._lines.send(*commands)
+            except Broken as error:
                 if last:
-                    raise Unavailable(self._away(error)) from error
+                    raise (Unavailable if again else InDoubt)(self._away(error)) from error
             except RedisError as error:
                 raise Unavailable(self._away(error)) from error
         raise AssertionError("unreachable")
 
     async def function(self, name: str, keys: Sequence[str], *args: Any, again: bool) -> Any:
         """Call one of functions.lua, putting the library in place when the server has lost it."""
-        command = ("FCALL", f"{LIBRARY}_{name}", len(keys), *keys, *args)
+        return (await self.functions([], name, keys, *args, again=again))[-1]
+
+    async def functions(
+        self, before: Sequence[tuple[Any, ...]], name: str, keys: Sequence[str], *args: Any, again: bool
+    ) -> list[Any]:
+        """As `function`, right after the commands in *before*, which may be sent twice."""
+        commands = [*before, ("FCALL", f"{LIBRARY}_{name}", len(keys), *keys, *args)]
         try:
-            return await self.call(*command, again=again)
+            return await self.calls(commands, again=again)
         except Unavailable as error:
             if not _says(error.__cause__, "Function not found"):
                 raise
         await self.load_functions()
-        return await self.call(*command, again=again)
+        return await self.calls(commands, again=again)
 
     async def load_functions(self) -> None:
         code = resources.files("switchboard.store").joinpath("functions.lua").read_text()
@@ -93,13 +87,6 @@ class Client:
 
 class InDoubt(Unavailable):
     """The link broke after the command may have been carried out."""
-
-
-def _plain(pool: ConnectionPool) -> Any:
-    """Return a client that hands answers on as the server gave them. Any, because redis-py's annotations are partial."""
-    client = Redis(connection_pool=pool)
-    client.response_callbacks.clear()
-    return client
 
 
 def _says(error: BaseException | None, text: str) -> bool:

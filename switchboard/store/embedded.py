@@ -13,15 +13,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, RedisError
 
 from switchboard.domain.errors import Conflict, Unavailable
 from switchboard.store import leash
 from switchboard.store.address import Address
+from switchboard.store.lines import Lines
 
 LONGEST_SOCKET = 100  # bytes; the kernel takes 107 on Linux and 103 on macOS
 LARGEST_LOG = 1 << 20
@@ -125,7 +126,7 @@ class Embedded:
             except (RedisError, OSError):
                 await asyncio.sleep(0.1)
                 continue
-            if f"process_id:{left.pid}\r" in (about.decode() if isinstance(about, bytes) else str(about)):
+            if f"process_id:{left.pid}\r" in about.decode():
                 log.info("the embedded Valkey of an earlier run is taken over", pid=left.pid)
                 self._who = left
                 return
@@ -187,13 +188,13 @@ class Embedded:
                 pass  # not listening yet
             await asyncio.sleep(0.02)
 
-    async def _ask(self, *command: str) -> object:
-        link = Redis(connection_pool=Address(self.url).pool(size=1, timeout=2.0))
-        link.response_callbacks.clear()
+    async def _ask(self, *command: str) -> Any:
+        link = Lines(Address(self.url).pool(size=1), 2.0)
         try:
-            return await link.execute_command(*command)  # type: ignore[no-untyped-call]
+            (answer,) = await link.send(command)
+            return answer
         finally:
-            await link.aclose(close_connection_pool=True)
+            await link.aclose()
 
     def _alive(self) -> bool:
         if self._child is not None and self._child.pid == self.pid:

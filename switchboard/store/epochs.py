@@ -26,7 +26,7 @@ class RedisEpochs:
 
     async def next_connection(self, machine: str) -> int:
         # From the clock on, so that a store which came back empty does not fence the newest connection with a low number.
-        return await self._count(self._keys.connection(machine), int(self._clock.now().timestamp() * 1000))
+        return await self._count(self._keys.connection(machine), int(self._clock.now().timestamp() * 1_000_000))
 
     async def _count(self, key: str, floor: int) -> int:
         # Sent twice it skips a number, which is no harm: numbers only need to rise.

@@ -44,7 +44,7 @@ class RedisOutput:
         found: dict[str, int] = {}
         for start in range(0, len(runs), 1000):
             some = runs[start : start + 1000]
-            values = await self._client.calls([("GET", self._keys.next(run)) for run in some])
+            values = await self._client.calls([("GET", self._keys.next(run)) for run in some], again=True)
             found |= {run: int(value) for run, value in zip(some, values, strict=True) if value is not None}
         for run in runs:
             if run not in found:
@@ -81,9 +81,9 @@ class RedisOutput:
 
     async def expire(self, run: str, seconds: int | None) -> None:
         if seconds is None:
-            await self._client.calls([("PERSIST", key) for key in self._both(run)])
+            await self._client.calls([("PERSIST", key) for key in self._both(run)], again=True)
         else:
-            await self._client.calls([("EXPIRE", key, seconds) for key in self._both(run)])
+            await self._client.calls([("EXPIRE", key, seconds) for key in self._both(run)], again=True)
 
     async def purge(self, run: str) -> None:
         await self._client.call("DEL", *self._both(run), again=True)

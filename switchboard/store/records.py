@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import structlog
@@ -135,14 +136,17 @@ class RedisRecords(Generic[T]):
             self._codec.dump(value, stored.extra),
             int(until.timestamp() * 1000) if until else 0,
         )
-        if stored.version == 0:
-            await self._client.call("SADD", self._keys.index(self._noun), id, again=True)
-        keys, doubt = [self._keys.record(self._noun, id)], False
+        # The index entry goes before the record, in the same breath: a record that no list shows would be lost.
+        before = [] if stored.version else [("SADD", self._keys.index(self._noun), id)]
+        save = partial(
+            self._client.functions, before, "record_save", [self._keys.record(self._noun, id)], *arguments, again=False
+        )
+        doubt = False
         try:
-            done, answer = await self._client.function("record_save", keys, *arguments, again=False)
+            done, answer = (await save())[-1]
         except InDoubt:
             doubt = True
-            done, answer = await self._client.function("record_save", keys, *arguments, again=False)
+            done, answer = (await save())[-1]
         if not done and doubt and answer is not None and answer.split(b" ", 2)[1] == token.encode():
             done = 1  # it was carried out, and only its reply was lost
         if not done and doubt:

@@ -32,7 +32,7 @@ PATIENCE = 10.0  # seconds that a start waits for a server which is not there ye
 class RedisStore:
     """Made by `open_store`. `projected` are the nouns that a projection keeps in memory."""
 
-    def __init__(self, client: Client, keys: Keys, clock: Clock, output_batches: int) -> None:
+    def __init__(self, client: Client, bulk: Client, keys: Keys, clock: Clock, output_batches: int) -> None:
         self.client = client
         self.publisher = Publisher(client, keys)
 
@@ -58,7 +58,8 @@ class RedisStore:
         self.tokens = passing("token", Token)
         self.join_tokens = passing("join_token", JoinToken)
         self.changes = RedisChanges(client, keys)
-        self.output = RedisOutput(client, keys, batches=output_batches)
+        # On connections of its own, so that control never queues behind output.
+        self.output = RedisOutput(bulk, keys, batches=output_batches)
         self.epochs = RedisEpochs(client, keys, clock)
         self.once = RedisOnce(client, keys)
         self.audit = RedisAudit(client, keys, clock)
@@ -90,8 +91,8 @@ async def open_store(
 
     Raises Invalid for an address or a server that will not do, Unavailable when there is none within *patience* seconds.
     """
-    client = Client(Address(url))
-    store = RedisStore(client, Keys(prefix), clock or SystemClock(), output_batches)
+    client, bulk = Client(Address(url)), Client(Address(url))
+    store = RedisStore(client, bulk, Keys(prefix), clock or SystemClock(), output_batches)
     try:
         await _ready(client, patience)
         publishing = asyncio.create_task(store.publisher.run(), name="wake-ups")
@@ -107,6 +108,7 @@ async def open_store(
             await asyncio.gather(publishing, return_exceptions=True)
     finally:
         await client.aclose()
+        await bulk.aclose()
 
 
 async def _ready(client: Client, patience: float) -> None:

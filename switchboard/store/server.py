@@ -1,13 +1,11 @@
 """What a server must be before anything is trusted to it: new enough, closed to strangers, and not one that forgets."""
 
-from typing import Any
-
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from switchboard.domain.errors import Invalid
 from switchboard.store.client import Client
+from switchboard.store.lines import Lines
 
 REDIS, VALKEY = (7, 2), (8, 0)
 log = structlog.get_logger()
@@ -44,18 +42,15 @@ async def check(client: Client) -> None:
 
 async def _open(client: Client) -> bool:
     """Whether the server answers somebody who has no password."""
-    stranger: Any = Redis(connection_pool=client.address.without_password().pool(size=1, timeout=5))
+    stranger = Lines(client.address.without_password().pool(size=1), 5.0)
     try:
-        await stranger.execute_command("PING")
+        await stranger.send(("PING",))
     except RedisError:
         return False
     finally:
-        await stranger.aclose(close_connection_pool=True)
+        await stranger.aclose()
     return True
 
 
-def _fields(info: object) -> dict[str, str]:
-    if isinstance(info, dict):
-        return {str(name): str(value) for name, value in info.items()}
-    text = info.decode() if isinstance(info, bytes) else str(info)
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+def _fields(info: bytes) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)

@@ -1,15 +1,19 @@
 """The outermost layer: an id for every request, exact Host names, a limit on bodies, and the headers that every answer carries."""
 
+import asyncio
+import contextlib
 import re
 import secrets
 
 import orjson
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from switchboard.web.settings import WebSettings
 
+DRAINED, DRAIN_S = 16 * 1024 * 1024, 10.0
 BODY_LIMIT = 2 * 1024 * 1024  # a prompt of 1 MB fits, escaped as JSON too
 
 # Scripts and styles from here only, no inline ones, and no string ever becomes markup (Trusted Types without a policy).
@@ -44,8 +48,7 @@ log = structlog.get_logger("web")
 _ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
-class TooLarge(Exception):
-    """A body over the limit, found while it was read; answered here, so it never reaches a route."""
+TOO_LARGE = "the body is over 2 MiB: a prompt may have 1 MiB"
 
 
 class Edge:
@@ -75,13 +78,11 @@ class Edge:
             await _refuse(sent, 400, f"this switchboard does not answer to the name {', '.join(hosts)[:100]!r}", id)
             return
         if not headers.get("content-length", "0").isdigit() or int(headers.get("content-length", "0")) > BODY_LIMIT:
-            await _refuse(sent, 413, "the body is over 2 MiB: a prompt may have 1 MiB", id)
+            await _drain(receive)
+            await _refuse(sent, 413, TOO_LARGE, id)
             return
         try:
             await self._app(scope, _counted(receive), sent)
-        except TooLarge:
-            if not status:
-                await _refuse(sent, 413, "the body is over 2 MiB: a prompt may have 1 MiB", id)
         except Exception as error:
             # A bug: with an answer of 500 it was logged where that was made; later than that, it can only be logged here.
             if status != 500:
@@ -110,10 +111,23 @@ def _counted(receive: Receive) -> Receive:
         if message["type"] == "http.request":
             seen += len(message.get("body", b""))
             if seen > BODY_LIMIT:
-                raise TooLarge
+                await _drain(receive)
+                raise HTTPException(413, TOO_LARGE)
         return message
 
     return counted
+
+
+async def _drain(receive: Receive) -> None:
+    """Take what still comes, within reason: an answer in the middle of it would be lost with the reset connection."""
+    left = DRAINED
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 async def _refuse(send: Send, status: int, text: str, id: str) -> None:

@@ -57,7 +57,7 @@ def add_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        text = error.detail if error.status_code == 400 else HTTPStatus(error.status_code).phrase.lower()
+        text = error.detail if error.status_code in {400, 413} else HTTPStatus(error.status_code).phrase.lower()
         if error.status_code == 404:
             text = f"there is no {request.method} {request.url.path[:100]} here"
         return answer(request, error.status_code, text)

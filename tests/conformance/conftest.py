@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import claude_agent_sdk
@@ -95,7 +95,3 @@ def fake(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
-
-
-def environment(entries: Mapping[str, str]) -> dict[str, str]:
-    return clean_environment(entries)

@@ -91,8 +91,8 @@ class TestRuns:
         assert len(journal.runs()) == 10_001
         assert len(journal.run("big").prompt) == 1_000_000
 
-    def test_a_purged_run_is_forgotten_but_that_it_was(self, journal):
-        journal.put_run(RunRecord("r1", prompt="the secret plan"))
+    def test_a_purged_run_is_forgotten_but_that_it_was(self, journal, tmp_path):
+        journal.put_run(RunRecord("r1", prompt="the secret plan" * 1000))
         journal.open_approval(question("a1"))
         journal.open_approval(question("a2"))
         journal.settle("a1", ApprovalState.EXPIRED, "nobody came")
@@ -102,6 +102,7 @@ class TestRuns:
         assert journal.run("r1").prompt == ""
         assert [record.id for record in journal.open_approvals()] == ["a2"]
         assert journal.approval("a1") is None
+        assert all(b"the secret plan" not in path.read_bytes() for path in (tmp_path / "home").iterdir())
 
 
 class TestApprovals:

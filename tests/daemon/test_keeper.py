@@ -7,17 +7,36 @@ import socket
 import subprocess
 import sys
 import tempfile
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from helpers.eventually import eventually
+from helpers.processes import (
+    alive,
+    close_pipes,
+    environ,
+    execute,
+    is_dead,
+    murder,
+    program,
+    sleepers,
+    start,
+    token,
+    tree,
+)
 
 from daemon.clock import SystemClock
 from daemon.process import KeeperFailed, Processes
-from helpers.eventually import eventually
-from helpers.processes import PIPE, alive, environ, is_dead, murder, program, sleepers, start, token, tree
 
 KEEPER = Path(__file__).parents[2] / "daemon" / "keeper.py"
+
+
+@pytest.fixture(autouse=True)
+async def pipes_closed():
+    yield
+    await close_pipes()
 
 
 @pytest.fixture
@@ -40,7 +59,9 @@ async def run_out(processes: Processes, home: Path, text: str, stdin: bytes = b"
 
 
 async def test_what_goes_in_and_what_comes_out_passes_the_keeper_unchanged(processes, home):
-    code, out, err = await run_out(processes, home, '#!/bin/sh\necho "to err" >&2\nexec cat\n', b"\x00\xffbytes\r\n" * 9999)
+    code, out, err = await run_out(
+        processes, home, '#!/bin/sh\necho "to err" >&2\nexec cat\n', b"\x00\xffbytes\r\n" * 9999
+    )
 
     assert (code, out, err) == (0, b"\x00\xffbytes\r\n" * 9999, b"to err\n")
 
@@ -62,7 +83,7 @@ async def test_arguments_and_working_directory_reach_the_agent(processes, home):
     launch = processes.launch("r1", 1, agent)
     env = {**os.environ, **launch.env}
     words = ["--flag", "", "two words", "$(touch x)", "*", "ünïcode\n"]
-    process = await asyncio.create_subprocess_exec(launch.program, *words, env=env, cwd=home, stdout=PIPE)
+    process = await execute(launch.program, *words, env=env, cwd=home, stdout=PIPE)
     out, _ = await process.communicate()
 
     assert out.decode() == f"{home.resolve()}\n" + "".join(f"{word}|" for word in words)
@@ -71,13 +92,13 @@ async def test_arguments_and_working_directory_reach_the_agent(processes, home):
 async def test_the_agent_gets_a_marker_and_nothing_of_the_keepers_settings(processes, home):
     started = await start(processes, "r1", home, tree(), 1)
     seen = environ(started.keeper.agent_pid)
-    fds = os.listdir(f"/proc/{started.keeper.agent_pid}/fd")
+    # The loader holds one more for a moment.
+    await eventually(lambda: sorted(os.listdir(f"/proc/{started.keeper.agent_pid}/fd")) == ["0", "1", "2"])
     await processes.end("r1", grace_s=0, from_rung="kill")
 
     assert seen["SWITCHBOARD_RUN"] == "m1/r1"
     assert not [name for name in seen if name.startswith("SWITCHBOARD_KEEPER")]
     assert "keepers.sock" not in repr(seen)
-    assert sorted(fds) == ["0", "1", "2"]
 
 
 async def test_the_agent_gets_its_signals_as_they_were_and_a_group_of_its_own(processes, home):
@@ -92,16 +113,13 @@ async def test_the_agent_gets_its_signals_as_they_were_and_a_group_of_its_own(pr
     assert facts == (pid, keeper, keeper)
 
 
-async def test_a_keeper_cannot_be_read_by_processes_of_the_same_user(processes, home):
-    """What a process that is not dumpable shows: its files in /proc belong to root."""
+async def test_a_keeper_is_closed_to_processes_of_the_same_user(processes, home):
+    """A process that is not dumpable belongs to root in /proc (trivially so where the tests run as root)."""
     started = await start(processes, "r1", home, tree(), 1)
-    limits = subprocess.run(["grep", "-c", "CoreDumping", f"/proc/{started.keeper.pid}/status"], check=True)
-    script = "import ctypes,sys; print(ctypes.CDLL(None).prctl(3,0,0,0,0))"  # PR_GET_DUMPABLE, of any process but a keeper
-    ours = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    owners = [os.stat(f"/proc/{pid}/environ").st_uid for pid in (started.keeper.pid, started.keeper.agent_pid)]
     await processes.end("r1", grace_s=0, from_rung="kill")
 
-    assert limits.returncode == 0
-    assert ours.stdout.strip() == "1"
+    assert owners == [0, os.getuid()]
 
 
 async def test_readers_see_the_agent_go_while_the_keeper_waits_for_what_it_left(processes, home):
@@ -111,7 +129,7 @@ async def test_readers_see_the_agent_go_while_the_keeper_waits_for_what_it_left(
     assert await started.process.stdout.read() == b"done\n"
     assert await started.keeper.exited == 4
     assert started.process.returncode is None
-    emptied = await processes.end("r1", grace_s=5)
+    emptied = await processes.end("r1", grace_s=30)
     assert (emptied.rung, emptied.processes, emptied.left) == ("terminate", 1, ())
     assert await started.process.wait() == 4
 
@@ -135,7 +153,7 @@ async def test_an_agent_that_signals_its_group_does_not_hit_its_keeper(processes
 async def test_a_program_that_cannot_be_started_is_one_sentence(processes, home):
     launch = processes.launch("r1", 1, home / "missing")
     env = {**os.environ, **launch.env}
-    process = await asyncio.create_subprocess_exec(launch.program, env=env, stderr=PIPE)
+    process = await execute(launch.program, env=env, stderr=PIPE)
     with pytest.raises(KeeperFailed, match=r"^run r1: cannot start .*/missing: No such file or directory$"):
         await processes.keeper("r1", 10)
     _, err = await process.communicate()
@@ -177,14 +195,14 @@ async def test_a_secret_works_once_and_only_for_a_process_that_the_daemon_starte
     launch = processes.launch("r1", 1, program(home, tree()))
     thief = ["setsid", sys.executable, "-I", "-S", str(KEEPER), "m1/r1", word := token()]
     env = {**os.environ, **launch.env}
-    stolen = await asyncio.create_subprocess_exec(*thief, env=env, stderr=PIPE)
+    stolen = await execute(*thief, env=env, stderr=PIPE)
     _, err = await stolen.communicate()
     assert (stolen.returncode, sleepers(word)) == (75, [])
     assert b"does not know this run" in err
 
-    rightful = await asyncio.create_subprocess_exec(launch.program, word, env=env)
+    rightful = await execute(launch.program, word, env=env)
     await processes.keeper("r1", 10)
-    again = await asyncio.create_subprocess_exec(launch.program, token(), env=env, stderr=PIPE)
+    again = await execute(launch.program, token(), env=env, stderr=PIPE)
     assert await again.wait() == 75
     await processes.end("r1", grace_s=0, from_rung="kill")
     assert await rightful.wait() == -9
@@ -193,7 +211,7 @@ async def test_a_secret_works_once_and_only_for_a_process_that_the_daemon_starte
 async def test_a_run_that_was_stopped_before_its_keeper_called_in_starts_nothing(processes, home):
     launch = processes.launch("r1", 1, program(home, tree()))
     emptied = await processes.end("r1", grace_s=1)
-    process = await asyncio.create_subprocess_exec(launch.program, word := token(), env={**os.environ, **launch.env}, stderr=PIPE)
+    process = await execute(launch.program, word := token(), env={**os.environ, **launch.env}, stderr=PIPE)
 
     assert await process.wait() == 75
     assert (emptied.rung, emptied.processes, sleepers(word)) == ("none", 0, [])
@@ -212,7 +230,7 @@ async def test_a_flood_of_strangers_does_not_keep_keepers_out(processes, home):
             stranger.setblocking(False)
             stranger.send(words) if words else None
             await asyncio.sleep(0)
-    process = await asyncio.create_subprocess_exec(launch.program, token(), env={**os.environ, **launch.env})
+    process = await execute(launch.program, token(), env={**os.environ, **launch.env})
     await processes.keeper("r1", 10)
     for stranger in crowd:
         stranger.close()
@@ -232,7 +250,7 @@ async def test_a_home_whose_path_is_too_long_for_a_socket_still_works(home):
     far = home.joinpath(*["a-folder-with-a-long-name"] * 5)
     async with Processes("m1", far, SystemClock()) as processes:
         started = await start(processes, "r1", home, tree(), 1)
-        emptied = await processes.end("r1", grace_s=5)
+        emptied = await processes.end("r1", grace_s=30)
         path = Path(processes.launch("r2", 1, far).env["SWITCHBOARD_KEEPER_SOCKET"])
 
     assert (emptied.rung, emptied.left, await started.process.wait()) == ("terminate", (), -15)
@@ -262,7 +280,9 @@ async def test_a_paused_tree_is_killed_when_the_line_breaks(processes, home):
 
 
 async def test_a_broken_line_ends_every_escapee(processes, home):
-    started = await start(processes, "r1", home, tree("deaf", "own session", "deaf, double fork, emptied environment"), 4)
+    started = await start(
+        processes, "r1", home, tree("deaf", "own session", "deaf, double fork, emptied environment"), 4
+    )
     try:
         processes.forget("r1")
         await eventually(lambda: alive(started.token) == [])

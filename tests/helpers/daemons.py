@@ -74,9 +74,9 @@ def alive_with(token: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                if any(token in word for word in process.cmdline()):
-                    found.append(process)
+            other = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+            if other and any(token in word for word in process.cmdline()):
+                found.append(process)
         except psutil.Error:
             continue
     return found

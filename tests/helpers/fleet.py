@@ -6,8 +6,8 @@ import json
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,10 @@ from helpers.eventually import eventually
 from helpers.valkey import ManualClock
 from switchboard_rpc.v1 import approval_pb2, enroll_pb2, enroll_pb2_grpc, fleet_pb2, fleet_pb2_grpc, run_pb2, stop_pb2
 
+from switchboard.app import compose
 from switchboard.domain.people import ROLE_PERMITS, Caller, Permission, Role
 from switchboard.rpc.ca import Authority
-from switchboard.rpc.enroll import EnrollServicer
-from switchboard.rpc.fleet import FleetServicer
-from switchboard.rpc.register import DiskRegister
-from switchboard.rpc.server import Ports, serving
-from switchboard.rpc.translate import decode_events
+from switchboard.rpc.server import Ports
 from switchboard.services.approvals import Approvals
 from switchboard.services.deadlines import Deadlines
 from switchboard.services.fleet import Fleet
@@ -35,11 +32,11 @@ from switchboard.services.identity import Identity
 from switchboard.services.instructions import Instructions
 from switchboard.services.output import Output
 from switchboard.services.presence import Presence
-from switchboard.services.projection import Book, Projection
+from switchboard.services.projection import Projection
 from switchboard.services.queries import Queries
 from switchboard.services.runs import Runs
 from switchboard.services.stops import Stops
-from switchboard.store.order_journal import FileOrderJournal
+from switchboard.settings import Settings
 from switchboard.store.redis import RedisStore, open_store
 
 OPTIONS = (("grpc.ssl_target_name_override", "switchboard"), ("grpc.max_receive_message_length", -1))
@@ -77,8 +74,7 @@ class Core:
     identity: Identity
     fleet: Fleet
     deadlines: Deadlines
-    journal: FileOrderJournal
-    ports: Ports = field(default_factory=lambda: Ports(0, 0))
+    ports: Ports
 
     async def machine(self, name: str = "mill", caller: Caller = ANA) -> "BareMachine":
         """Enrol a machine."""
@@ -99,148 +95,47 @@ async def core(
     clock: ManualClock | None = None,
     heartbeat: timedelta = timedelta(seconds=5),
     retention: timedelta = timedelta(days=7),
-    solo: bool = False,
     reread: float = 30.0,
     notifier: Any = None,
+    deadlines: bool = True,
 ) -> AsyncIterator[Core]:
-    """Serve one replica on free ports over the store at *url*, with its own disk in *data*."""
+    """Serve one replica, without its page, on free ports over the store at *url*, with its own disk in *data*."""
     clock = clock or ManualClock()
     data = data or Path(tempfile.mkdtemp(prefix="sbf-"))
-    async with open_store(url, clock=clock) as store:
+    settings = Settings(data=data, heartbeat=heartbeat, presence=heartbeat * 3, retention=retention)
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(url, clock=clock))
         projection = Projection(store.projected, store.changes, store.epochs, reread=reread)
-        async with projection:
-            made = _compose(store, projection, clock, data, heartbeat, retention, solo, notifier)
-            await made.stops.refresh()
+        await stack.enter_async_context(projection)
+        made = compose(store, projection, settings, clock=clock, base_url="http://127.0.0.1:7800", webhook=notifier)
+        it = made.services
+        await it.stops.refresh()
+        if deadlines:
             keeping = asyncio.create_task(made.deadlines.run(), name="deadlines")
-            try:
-                servicer = FleetServicer(
-                    fleet=made.fleet,
-                    stops=made.stops,
-                    output=made.output,
-                    queries=made.queries,
-                    identity=made.identity,
-                    authority=made.authority,
-                    clock=clock,
-                )
-                async with serving(
-                    fleet=("127.0.0.1", 0),
-                    enroll=("127.0.0.1", 0),
-                    servicer=servicer,
-                    identity=made.identity,
-                    enrolment=EnrollServicer(made.identity, made.authority, clock),
-                    authority=made.authority,
-                    grace=0.1,
-                ) as ports:
-                    made.ports = ports
-                    yield made
-            finally:
-                keeping.cancel()
-                await asyncio.gather(keeping, return_exceptions=True)
+            stack.push_async_callback(_end, keeping)
+        ports = await stack.enter_async_context(made.dialled(("127.0.0.1", 0), ("127.0.0.1", 0), grace=0.1))
+        yield Core(
+            store=store,
+            clock=clock,
+            authority=made.authority,
+            projection=projection,
+            presence=it.presence,
+            instructions=it.instructions,
+            approvals=it.approvals,
+            stops=it.stops,
+            output=it.output,
+            runs=it.runs,
+            queries=it.queries,
+            identity=it.identity,
+            fleet=made.fleet,
+            deadlines=made.deadlines,
+            ports=ports,
+        )
 
 
-def _compose(
-    store: RedisStore,
-    projection: Projection,
-    clock: ManualClock,
-    data: Path,
-    heartbeat: timedelta,
-    retention: timedelta,
-    solo: bool,
-    notifier: Any,
-) -> Core:
-    authority = Authority(data / "ca", clock)
-    audit, epochs = store.audit, store.epochs
-    runs_book, machines_book = Book(store.runs, projection), Book(store.machines, projection)
-    presence = Presence(
-        machines=machines_book, projection=projection, clock=clock, away_after=heartbeat * 3
-    )
-    instructions = Instructions(instructions=Book(store.instructions, projection), projection=projection, clock=clock)
-    approvals = Approvals(
-        approvals=Book(store.approvals, projection),
-        runs=runs_book,
-        instructions=instructions,
-        projection=projection,
-        audit=audit,
-        clock=clock,
-        notifier=notifier,
-    )
-    journal = FileOrderJournal(data / "orders.jsonl")
-    stops = Stops(
-        orders=Book(store.orders, projection),
-        receipts=Book(store.receipts, projection),
-        projection=projection,
-        presence=presence,
-        epochs=epochs,
-        journal=journal,
-        audit=audit,
-        clock=clock,
-        seal=authority.seal,
-    )
-    output = Output(store.output, runs_book, decode_events)
-    runs = Runs(
-        runs=runs_book,
-        instructions=instructions,
-        approvals=approvals,
-        stops=stops,
-        output=output,
-        presence=presence,
-        projection=projection,
-        audit=audit,
-        clock=clock,
-    )
-    identity = Identity(
-        machines=machines_book,
-        join_tokens=store.join_tokens,
-        projection=projection,
-        issuer=authority,
-        register=DiskRegister(data / "ca" / "register.jsonl"),
-        audit=audit,
-        clock=clock,
-    )
-    fleet = Fleet(
-        machines=machines_book,
-        identity=identity,
-        presence=presence,
-        runs=runs,
-        approvals=approvals,
-        stops=stops,
-        instructions=instructions,
-        output=output,
-        epochs=epochs,
-        projection=projection,
-        audit=audit,
-        clock=clock,
-        heartbeat=heartbeat,
-        solo=lambda: solo,
-    )
-    deadlines = Deadlines(
-        fleet=fleet,
-        presence=presence,
-        instructions=instructions,
-        approvals=approvals,
-        stops=stops,
-        runs=runs,
-        projection=projection,
-        audit=audit,
-        retention=retention,
-    )
-    return Core(
-        store=store,
-        clock=clock,
-        authority=authority,
-        projection=projection,
-        presence=presence,
-        instructions=instructions,
-        approvals=approvals,
-        stops=stops,
-        output=output,
-        runs=runs,
-        queries=Queries(instructions=instructions, presence=presence, projection=projection),
-        identity=identity,
-        fleet=fleet,
-        deadlines=deadlines,
-        journal=journal,
-    )
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def request_for(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -294,9 +189,7 @@ class BareMachine:
             yield enroll_pb2_grpc.EnrollServiceStub(channel)
 
     @asynccontextmanager
-    async def service(
-        self, certificate: bytes | None = None, key: bytes | None = None
-    ) -> AsyncIterator[Any]:
+    async def service(self, certificate: bytes | None = None, key: bytes | None = None) -> AsyncIterator[Any]:
         """A connection to the fleet port, as this machine unless told otherwise."""
         credentials = grpc.ssl_channel_credentials(
             self.certificate.ca_pem, key or pem_of(self.key), certificate or self.certificate.certificate_pem
@@ -380,9 +273,7 @@ class Attachment:
         """Say that the orders are on this machine's disk."""
         found = [stop_pb2.OrderMatch(order_id=order, run_ids=runs) for order, runs in (matches or {}).items()]
         epoch, generation = self.orders.store_epoch, self.orders.generation
-        await self.send(
-            orders_seen=stop_pb2.OrdersSeen(store_epoch=epoch, generation=generation, matches=found)
-        )
+        await self.send(orders_seen=stop_pb2.OrdersSeen(store_epoch=epoch, generation=generation, matches=found))
 
     async def beat(self) -> None:
         epoch, generation = self.orders.store_epoch, self.orders.generation

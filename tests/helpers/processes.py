@@ -5,12 +5,14 @@ import contextlib
 import os
 import secrets
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import PIPE, Process
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from helpers.eventually import eventually
 
 from daemon.process import Keeper, Processes
-from helpers.eventually import eventually
 
 KINDS = {
     "plain": 'sleep "$T" &',
@@ -20,7 +22,7 @@ KINDS = {
     "emptied environment": '(setsid env -i sleep "$T" &)',
     "deaf, double fork, emptied environment": "(setsid env -i /bin/sh -c \"trap '' TERM INT HUP; exec sleep $T\" &)",
 }
-HEAD = '#!/bin/sh\n# Each process carries the token, which is also a duration, in its command line.\nT=$1\n'
+HEAD = "#!/bin/sh\n# Each process carries the token, which is also a duration, in its command line.\nT=$1\n"
 
 
 def tree(*kinds: str, last: str = 'exec sleep "$T"') -> str:
@@ -91,6 +93,23 @@ def environ(pid: int) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in entries if "=" in entry)
 
 
+_OPEN: list[Process] = []
+
+
+async def close_pipes() -> None:
+    """Let go of the pipes of all that was started here, as a driver does whose agent is dead."""
+    while _OPEN:
+        _OPEN.pop()._transport.close()  # type: ignore[attr-defined]
+    await asyncio.sleep(0)
+
+
+async def execute(*command: str | Path, **options: Any) -> Process:
+    """Start a process whose pipes `close_pipes` lets go of."""
+    process = await asyncio.create_subprocess_exec(*command, **options)
+    _OPEN.append(process)
+    return process
+
+
 @dataclass
 class Started:
     keeper: Keeper
@@ -106,7 +125,7 @@ async def start(processes: Processes, run: str, folder: Path, text: str, sleepin
     word = token()
     launch = processes.launch(run, 1, program(folder, text))
     env = {**os.environ, **launch.env}
-    process = await asyncio.create_subprocess_exec(launch.program, word, env=env, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    process = await execute(launch.program, word, env=env, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     keeper = await processes.keeper(run, 10)
     await eventually(lambda: len(sleepers(word)) >= sleeping)
     return Started(keeper, process, word)
@@ -117,6 +136,3 @@ def murder(word: str) -> None:
     for pid in alive(word):
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
-
-
-__all__ = ["DEVNULL", "PIPE"]

@@ -139,11 +139,13 @@ class Switch(fleet_pb2_grpc.FleetServiceServicer, enroll_pb2_grpc.EnrollServiceS
     def report(self, instruction: str) -> fleet_pb2.InstructionReport | None:
         return self._newest("instruction_report", lambda report: report.instruction_id == instruction)
 
-    def seen(self) -> stop_pb2.OrdersSeen | None:
-        return self._newest("orders_seen", lambda _: True)
+    def seen(self, generation: int) -> stop_pb2.OrdersSeen | None:
+        return self._newest("orders_seen", lambda seen: seen.generation == generation)
 
     def text(self, run: str) -> str:
-        return "".join(event.text for event in self.events.get(run, []))
+        """What the run itself said: not what it was told, which holds the model's script."""
+        told = run_pb2.EVENT_KIND_PROMPT
+        return "".join(event.text for event in self.events.get(run, []) if event.kind != told)
 
     def _newest(self, field: str, which: Callable[[Any], bool]) -> Any:
         return next((m for f, m in reversed(self.facts) if f == field and which(m)), None)

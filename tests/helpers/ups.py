@@ -1,19 +1,19 @@
 """A real `switchboard up`, its terminal, and an observer of what it leaves behind."""
 
-import asyncio
 import json
 import os
-import pty
 import re
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from helpers.eventually import eventually
 from helpers.processes import alive, is_dead
+from helpers.terminal import Spoken
 
 STARTS_WITHIN_S = 60
 
@@ -30,64 +30,52 @@ def free_ports(count: int) -> list[int]:
 
 
 class Up:
-    """`switchboard up` in a folder of its own. Ends it, and whatever it left, at the end of the block."""
+    """`switchboard up` in a folder of its own. Ends it, and waits until nothing of it is left, at the end of the block."""
 
-    def __init__(self, data: Path, *options: str, terminal: bool = False, ports: bool = True) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *options: str,
+        terminal: bool = False,
+        ports: bool = True,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.data = data
         self._terminal = terminal
         http, grpc, enroll = free_ports(3)
         said = ("--http", f"127.0.0.1:{http}", "--grpc", f"127.0.0.1:{grpc}", "--enroll", f"127.0.0.1:{enroll}")
         self.argv = [sys.executable, "-m", "switchboard", "up", "--data", str(data), *(said if ports else ()), *options]
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("SWITCHBOARD_")}
-        self.env |= {"HOME": str(data.parent), "XDG_DATA_HOME": str(data.parent)}
-        self.said = ""
-        self.process: subprocess.Popen[bytes]
-        self._end = -1
+        self.env |= {"HOME": str(data.parent), "XDG_DATA_HOME": str(data.parent), **(env or {})}
+        self._spoken: Spoken
 
     async def __aenter__(self) -> "Up":
-        if self._terminal:
-            self._end, theirs = pty.openpty()
-        else:
-            self._end, theirs = os.pipe()
-        self.process = subprocess.Popen(
-            self.argv,
-            stdin=theirs if self._terminal else subprocess.DEVNULL,
-            stdout=theirs,
-            stderr=theirs,
-            env=self.env,
-            start_new_session=True,
-            preexec_fn=_control_terminal if self._terminal else None,
-        )
-        os.close(theirs)
-        os.set_blocking(self._end, False)
-        asyncio.get_running_loop().add_reader(self._end, self._read)
+        self._spoken = Spoken(self.argv, self.env, terminal=self._terminal)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         known = self.up_json() or {"pids": {}}
-        asyncio.get_running_loop().remove_reader(self._end)
-        os.close(self._end)
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
+        self._spoken.close()
         await eventually(lambda: not self.left(), within=60, message=f"left behind: {known['pids']}")
 
-    def _read(self) -> None:
-        try:
-            got = os.read(self._end, 65536)
-        except OSError:
-            got = b""  # the other end of a terminal was closed
-        if not got:
-            asyncio.get_running_loop().remove_reader(self._end)
-        self.said += got.decode(errors="replace").replace("\r\n", "\n")
+    @property
+    def said(self) -> str:
+        return self._spoken.said
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        return self._spoken.process
 
     def type(self, text: str) -> None:
-        os.write(self._end, text.encode())
+        self._spoken.type(text)
+
+    async def ended(self, within: float = 60) -> int:
+        return await self._spoken.ended(within)
 
     def up_json(self) -> dict[str, Any] | None:
         try:
             known: dict[str, Any] = json.loads((self.data / "up.json").read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return known
 
@@ -100,10 +88,6 @@ class Up:
 
         known: dict[str, Any] = await eventually(fact, within=STARTS_WITHIN_S, message=f"up is not ready: {self.said}")
         return known
-
-    async def ended(self, within: float = 60) -> int:
-        await eventually(lambda: self.process.poll() is not None, within=within, message=f"it goes on: {self.said}")
-        return int(self.process.returncode)
 
     def left(self) -> list[int]:
         """Return every process that still names this folder."""
@@ -118,13 +102,6 @@ class Up:
         pid = known["pids"][part]
         os.kill(pid, signal.SIGKILL)
         await eventually(lambda: is_dead(pid))
-
-
-def _control_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def cli(*words: str, input: str | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -10,11 +10,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-
 from helpers.checkouts import checkout
 from helpers.daemons import DaemonProcess, daemon_process
 from helpers.eventually import eventually
 from helpers.scripted import ScriptedModel, clean_environment, script
+
 from switchboard.cli.line import Line
 
 PASSWORD = "correct horse battery staple"
@@ -37,7 +37,7 @@ class World:
 
     # The server.
 
-    async def serve(self) -> None:
+    async def serve(self, **env: str) -> None:
         """Start the server, on the ports that it had before if it had any."""
         ours, theirs = socket.socketpair()
         data = self.root / "s"
@@ -54,7 +54,7 @@ class World:
                 *argv,
                 "--parent-fd",
                 str(theirs.fileno()),
-                env=clean_environment({}),
+                env=clean_environment(env),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,

@@ -115,7 +115,7 @@ export function open() {
     refused: (error) => { problem.value = error.message; },
     event(name, data) {
       if (name === "hello" || name === "reset") return void snapshot();
-      if (name === "late") return void late(data.runs);
+      if (name === "late") return void late(data.machines);
       if (name === "receipt") receipts.value++;
       const table = TABLES[name];
       if (!table) return;
@@ -125,7 +125,7 @@ export function open() {
   });
 }
 
-/** Runs whose proof of life is late, with its age; every other one is alive. */
+/** Machines that fell silent, with the age of their last sign of life; every other one is alive. */
 export const silent = signal(new Map());
 function late(ages) {
   silent.value = new Map(Object.entries(ages).map(([id, age]) => [id, { age_s: age, got: performance.now() / 1000 }]));

@@ -55,7 +55,11 @@ export function follow(path, on) {
     for await (const event of frames(response.body)) {
       if (event.id) after = event.id;
       if (over) return;
-      on.event(event.event, event.data, event.id);
+      try {
+        on.event(event.event, event.data, event.id);
+      } catch (error) {
+        reportError(error); // a mistake of ours, which must not look like a cut line
+      }
       if (event.event === "end") return close();
       if (event.event === "reset") after = "";
     }

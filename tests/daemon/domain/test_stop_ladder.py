@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from daemon.domain.stop_ladder import LADDER, MOVES, PATIENCE_MS, Do, Rung, Sight, Walk
 
-SEEN = [sight for sight in Sight if sight is not Sight.OVERDUE]  # what a look can say; lateness is the walk's own finding
+SEEN = [
+    sight for sight in Sight if sight is not Sight.OVERDUE
+]  # what a look can say; lateness is the walk's own finding
 ALIVE = [sight for sight in SEEN if sight is not Sight.EMPTY]
 HEIGHT = {Rung.NONE: 0, Rung.INTERRUPT: 1, Rung.TERMINATE: 2, Rung.KILL: 3}
 first_rungs = st.sampled_from(LADDER)

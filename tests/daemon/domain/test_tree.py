@@ -67,12 +67,12 @@ def test_everything_alive_below_the_keeper_is_the_runs(table):
     assert found.keys() >= {pid for pid in below(table, KEEPER_A) if not table[pid].gone}
 
 
-@given(forests(), st.sets(st.integers(100, 130)), st.booleans())
-def test_another_runs_processes_are_only_taken_for_what_they_say_themselves(table, caged, keeper_lives):
+@given(forests(), st.sets(st.integers(100, 130)), st.booleans(), st.booleans())
+def test_another_runs_processes_are_only_taken_for_what_they_say_themselves(table, caged, keeper_lives, ours):
     """Being pushed into the run's cgroup from outside does not make a process of another run the run's."""
     if not keeper_lives:
         del table[KEEPER_A]
-    found = members(table, replace(RUN_A, caged=frozenset(caged)), HOME)
+    found = members(table, replace(RUN_A, caged=frozenset(caged), ours=ours), HOME)
 
     for pid in found.keys() & below(table, KEEPER_B):
         assert any(table[above].claim == A for above in ancestors(table, pid))
@@ -84,6 +84,13 @@ def test_a_stranger_in_the_cgroup_is_spared_while_the_keeper_vouches_for_its_own
 
     for pid in found.keys() - below(table, KEEPER_A):
         assert any(table[above].claim == A for above in ancestors(table, pid))
+
+
+def test_what_an_earlier_daemon_left_is_told_by_the_cgroup_alone():
+    table = table_of(seen(200, INIT), seen(201, 200), seen(202, INIT), seen(203, KEEPER_B))
+    left = Known(A, caged=frozenset({200, 203, DAEMON}))
+
+    assert members(table, left, HOME).keys() == {200, 201}
 
 
 @given(forests())

@@ -174,7 +174,7 @@ def test_the_event_stream_format_is_read_as_its_standard_says() -> None:
     assert list(_messages(lines)) == [Message("", "message", "a\nb"), Message("7", "run", ""), Message("7", "end", "")]
 
 
-@pytest.mark.parametrize("id", ["../people", "a/b", "a?x=1", "a#b", "a b", "é", "%2e%2e"])
+@pytest.mark.parametrize("id", ["a?x=1", "a#b", "a b", "é", "%2e%2e"])
 def test_an_id_stays_one_part_of_the_path(id: str) -> None:
     path = httpx.URL("http://x/api/v1/runs/" + part(id)).raw_path.decode()
 
@@ -182,7 +182,7 @@ def test_an_id_stays_one_part_of_the_path(id: str) -> None:
     assert "?" not in path
 
 
-@pytest.mark.parametrize("id", ["", ".", "..", "\udcff"])
+@pytest.mark.parametrize("id", ["", ".", "..", "../people", "a/b", "\udcff"])
 def test_what_can_be_no_id_is_refused(id: str) -> None:
     with pytest.raises(Failed):
         part(id)

@@ -135,10 +135,10 @@ async def test_a_daemon_finds_its_server_on_other_ports(data: Path) -> None:
 async def test_only_one_up_per_folder(data: Path) -> None:
     async with Up(data, "--no-daemon") as first:
         await first.ready()
-        async with Up(data, "--no-daemon") as second:
-            assert await second.ended() == 1
-            assert second.said.count("\n") == 1
-            assert f"another `switchboard up` (pid {first.process.pid})" in second.said
+        second = cli("up", "--data", str(data))
+        assert second.returncode == 1
+        assert second.stderr.startswith(f"switchboard: another `switchboard up` (pid {first.process.pid})")
+        assert second.stderr.count("\n") == 1
         assert first.process.poll() is None
 
 

@@ -1,6 +1,7 @@
 """Who gets in: every method, every kind of certificate, and how fast somebody is thrown out."""
 
 import asyncio
+import contextlib
 from datetime import timedelta
 
 import grpc
@@ -38,7 +39,7 @@ async def refusal(call):
 async def attach_refusal(machine, **kwargs):
     async with machine.service(**kwargs) as stub:
         call = stub.Attach()
-        with pytest.raises((grpc.aio.AioRpcError, asyncio.InvalidStateError)):
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             await call.write(fleet_pb2.AttachRequest(report=1, hello=fleet_pb2.Hello(name="x", boot_epoch="b")))
             await call.read()
         return await call.code(), await call.details()

@@ -388,7 +388,7 @@ async def test_a_decision_receipt_and_the_state_of_a_run_are_read_from_the_wire(
             assert await sb.audited("approval.differs") == []
 
 
-async def test_ten_thousand_reports_of_one_machine_are_all_stored(store_url):
+async def test_thousands_of_reports_of_one_machine_are_all_stored_and_acknowledged(store_url):
     async with core(store_url, heartbeat=timedelta(seconds=30)) as sb:
         mill = await sb.machine("mill")
         async with mill.attached() as stream:

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from helpers.eventually import eventually
-from helpers.fleet import ANA, BareMachine, core, person
+from helpers.fleet import ANA, BareMachine, core, person, request_for
 from helpers.valkey import ManualClock
 from switchboard_rpc.v1 import enroll_pb2
 
@@ -59,10 +59,8 @@ async def test_of_two_hundred_that_use_a_token_at_once_exactly_one_gets_in(store
 async def test_a_token_that_was_never_made_is_one_clear_sentence(store_url, token):
     async with core(store_url) as sb:
         machine = BareMachine(sb.ports, "mill")
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            async with machine.enrolment() as stub:
-                from helpers.fleet import request_for
-
+        async with machine.enrolment() as stub:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await stub.Enroll(enroll_pb2.EnrollRequest(token=token, csr_pem=request_for(machine.key)))
         assert refused.value.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT)
         assert "switchboard machines invite" in refused.value.details()
@@ -73,8 +71,8 @@ async def test_a_request_that_cannot_be_read_uses_no_token_up(store_url, csr):
     async with core(store_url) as sb:
         token, _ = await sb.identity.invite(ANA, "mill")
         machine = BareMachine(sb.ports, "mill")
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            async with machine.enrolment() as stub:
+        async with machine.enrolment() as stub:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await stub.Enroll(enroll_pb2.EnrollRequest(token=token, csr_pem=csr))
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         await machine.enrol(token)

@@ -92,7 +92,7 @@ async def test_it_converges_when_wake_ups_are_lost(store: RedisStore) -> None:
             ("SREM", "sb:ids:run", "gone"),
             ("DEL", "sb:changes"),
         ]
-        await store.client.calls(silent)
+        await store.client.calls(silent, again=True)
 
         await eventually(lambda: known.run("kept") == run("kept", owner="kim"))
         await eventually(lambda: known.run("gone") is None)

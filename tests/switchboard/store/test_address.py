@@ -26,7 +26,7 @@ async def test_an_address_is_shown_without_its_password(url: str, shown: str, he
     address = Address(url)
     assert str(address) == shown
     assert address.on_this_machine is here
-    pool = address.pool(size=3, timeout=1)
+    pool = address.pool(size=3)
     assert pool.max_connections == 3
     await pool.aclose()
 

@@ -71,7 +71,7 @@ async def test_every_edit_deletion_and_reordering_is_found(store: RedisStore) ->
 
     async def write(lines: list[tuple[bytes, bytes]]) -> None:
         await store.client.call("DEL", key, again=True)
-        await store.client.calls([("XADD", key, id, "j", blob) for id, blob in lines])
+        await store.client.calls([("XADD", key, id, "j", blob) for id, blob in lines], again=True)
 
     whole = [(id, fields[1]) for id, fields in entries]
     for _ in range(150):

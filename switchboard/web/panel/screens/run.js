@@ -13,13 +13,16 @@ import { ago, count, day, exact, line, prose } from "../text.js";
 
 const KEPT = 4000; // blocks in memory; older ones are loaded by page
 const PAGE = 500;
+const NARROW = matchMedia("(max-width: 1100px)");
 
-function Output({ row }) {
+function Output({ row, asks }) {
   const [state, set] = useState({ blocks: [], first: 0, over: false, began: false });
   const [live, setLive] = useState(true);
   const [error, setError] = useState(null);
-  const following = useRef(true);
+  const following = useRef(!asks); // with a question open, the question is what to look at
   const last = useRef(0);
+  const moved = useRef(false);
+  const box = useRef(null);
 
   useEffect(() => {
     let events = [], due = 0, close = null, gone = false;
@@ -56,10 +59,13 @@ function Output({ row }) {
       if (atEnd()) { following.current = true; setLive(true); } else if (up) { following.current = false; setLive(false); }
     };
     addEventListener("scroll", look, { passive: true });
-    return () => removeEventListener("scroll", look);
+    // Rows off screen have a guessed height until they are drawn: stay at the end when the guess turns out wrong.
+    const grown = new ResizeObserver(() => { if (following.current && moved.current) bottom(); });
+    grown.observe(box.current);
+    return () => { removeEventListener("scroll", look); grown.disconnect(); };
   }, []);
-  const bottom = () => { scrollTo(0, document.documentElement.scrollHeight); last.current = scrollY; };
-  useLayoutEffect(() => { if (following.current && state.blocks.length && row.active) bottom(); }, [state.blocks]);
+  function bottom() { scrollTo(0, document.documentElement.scrollHeight); last.current = scrollY; }
+  useLayoutEffect(() => { if (following.current && state.blocks.length && row.active) { moved.current = true; bottom(); } }, [state.blocks]);
 
   const [older, busy, failed] = useAction(async () => {
     const first = Math.max(1, state.first - PAGE);
@@ -73,7 +79,7 @@ function Output({ row }) {
 
   return html`
     <${Problem} error=${error || failed} />
-    <div class="output" role="log" aria-label="Output" aria-live="off">
+    <div class="output" ref=${box} role="log" aria-label="Output" aria-live="off">
       ${state.first > 1 && html`<button class="button quiet" disabled=${busy} onClick=${older}>${busy ? "Loading…" : `Load what came before event ${state.first.toLocaleString()}`}</button>`}
       ${!state.began && !error && html`<${Skeleton} />`}
       ${state.blocks.map((block) => html`<${Block} key=${block.seq} block=${block} />`)}
@@ -102,7 +108,9 @@ function Changes({ row }) {
 
 function About({ row }) {
   return html`
-    <section class="card stack" aria-label="About this run">
+    <details class="card about" open=${!NARROW.matches}>
+      <summary>About this run</summary>
+      <div class="stack">
       <dl class="facts">
         <dt>Machine</dt><dd>${line(row.machine_name)}</dd>
         <dt>Agent</dt><dd>${line(row.agent)} ${line(row.agent_version)}</dd>
@@ -120,7 +128,8 @@ function About({ row }) {
       ${row.not_gated?.length > 0 && html`<div class="stack tight"><h3>Not gated: it does this without asking</h3>
         <div class="row wrap">${row.not_gated.map((word, i) => html`<span key=${i} class="pill">${line(word)}</span>`)}</div></div>`}
       ${row.prompt && html`<details><summary class="small dim">What it was asked</summary><p class="any" style=${{ whiteSpace: "pre-wrap", marginTop: "8px" }}>${prose(row.prompt)}</p></details>`}
-    </section>`;
+      </div>
+    </details>`;
 }
 
 function Composer({ row }) {
@@ -157,18 +166,20 @@ export function Run({ id }) {
   const stoppable = row.active && row.state !== "stopping";
   return html`
     <div class="page">
-      <div class="stack tight">
-        <a class="back" href="/">All runs</a>
+      <a class="back" href="/">All runs</a>
+      <div class="stack tight topbar">
         <div class="title"><h1 class="grow">${line(row.repo || row.path || row.id)}</h1>
           <div class="row wrap">
             ${["running", "waiting", "starting"].includes(row.state) && may("start") && html`<button class="button" disabled=${interrupting} onClick=${interrupt}>Interrupt</button>`}
             ${row.state === "idle" && may("start") && html`<button class="button" disabled=${ending} onClick=${end}>End session</button>`}
             ${stoppable && may("stop") && html`<button class="button stop" onClick=${() => setAsk("stop")}>Stop</button>`}
           </div></div>
-        <div class="row wrap"><${State} is=${row.state} />${row.branch && html`<span class="pill mono">${line(row.branch)}</span>`}<span class="dim">${line(row.agent)} on ${line(row.machine_name)}, ${line(row.owner || "nobody")}'s</span></div>
+        <div class="row wrap"><${State} is=${row.state} />${row.branch && html`<span class="pill mono">${line(row.branch)}</span>`}<span class="dim">${line(row.agent)} on ${line(row.machine_name)}${row.owner ? html` · ${line(row.owner)}` : ""}</span></div>
+      </div>
+      ${(row.reason || refused || notEnded) && html`<div class="stack tight">
         ${row.reason && html`<${Note} tone=${row.state === "failed" || row.state === "refused" ? "bad" : ""}>${line(row.reason)}<//>`}
         <${Problem} error=${refused || notEnded} />
-      </div>
+      </div>`}
       <div class="run">
         <div class="stack">
           ${open.map((a) => html`<${Question} key=${a.id} a=${a} />`)}
@@ -179,7 +190,7 @@ export function Run({ id }) {
                   <button key=${name} id=${`tab-${name}`} role="tab" aria-selected=${tab === name} aria-controls="of-run" onClick=${() => setTab(name)}>${title}</button>`)}
               </div>
               <div id="of-run" role="tabpanel" aria-labelledby=${`tab-${tab}`} style=${{ paddingTop: tab === "changes" ? "16px" : 0 }}>
-                ${tab === "output" ? html`<${Output} key=${row.id} row=${row} />` : html`<${Changes} key=${row.id} row=${row} />`}
+                ${tab === "output" ? html`<${Output} key=${row.id} row=${row} asks=${open.length > 0} />` : html`<${Changes} key=${row.id} row=${row} />`}
               </div>
             </div>
             ${tab === "output" && html`<${Composer} key=${`c${row.id}`} row=${row} />`}`}

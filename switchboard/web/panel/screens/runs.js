@@ -1,6 +1,6 @@
 // The live list: what needs somebody first, then by age. Rows never jump under a finger: the order is held while one is down.
-import { html, useEffect, useState, h } from "../lib.js";
-import { runs, machines, approvals, aged, now, problem } from "../store.js";
+import { html, useEffect, useRef, useState, h } from "../lib.js";
+import { runs, machines, approvals, aged, now, problem, silent } from "../store.js";
 import { get } from "../wire.js";
 import { at } from "../route.js";
 import { State, Empty, Skeleton, Note } from "../ui/parts.js";
@@ -10,6 +10,7 @@ import { ago, line, count } from "../text.js";
 const FIRST = ["waiting", "stopping", "running", "starting", "ordered", "idle"];
 const place = (row) => { const at = FIRST.indexOf(row.state); return at < 0 ? FIRST.length : at; };
 const FIELDS = { repo: "repo", machine: "machine_name", owner: "owner", state: "state", is: "state", agent: "agent", branch: "branch" };
+const HELD_MS = 250;
 const STAYS_S = 900; // that a run which ended under one's eyes stays in the list
 
 /** Make a test of a filter: words, or field:value. */
@@ -25,18 +26,19 @@ export function compile(text) {
 
 /** How long ago a run's machine gave proof of life; null while it does so regularly. */
 export function silence(row) {
+  const late = silent.value.get(row.machine);
+  if (late) return aged(late);
   const machine = machines.get(row.machine);
-  const age = machine ? aged(machine, "seen_age_s") : aged(row, "proof_age_s");
   const away = machine ? !machine.attached : !row.reachable;
-  return away ? age ?? Infinity : null;
+  return away ? (machine ? aged(machine, "seen_age_s") : aged(row, "proof_age_s")) ?? Infinity : null;
 }
 
 export function Proof({ row }) {
   if (!row.active) return html`<span class="dim">–</span>`;
   now.value;
-  const silent = silence(row);
-  if (silent === null) return html`<span class="dim">live</span>`;
-  return html`<span class="late">${Number.isFinite(silent) ? `silent ${ago(silent)}` : "never seen"}</span>`;
+  const since = silence(row);
+  if (since === null) return html`<span class="dim">live</span>`;
+  return html`<span class="late">${Number.isFinite(since) ? `silent ${ago(since)}` : "never seen"}</span>`;
 }
 
 const Age = ({ row }) => html`${ago(aged(row))}`;
@@ -47,10 +49,44 @@ function waitsFor(row) {
   return question ? question.title || question.tool || question.kind : "an answer";
 }
 
-function Row(row) {
+const began = (row) => row.got - row.age_s;
+const order = (a, b) => place(a) - place(b) || began(b) - began(a) || (a.id < b.id ? -1 : 1);
+
+/** Keeps the order for a moment, and as long as a finger or a button is down: nothing moves away under it. */
+function useOrder() {
+  const held = useRef({ at: 0, down: false, places: new Map() });
+  useEffect(() => {
+    const press = (event) => { held.current.down = event.type === "pointerdown"; };
+    const names = ["pointerdown", "pointerup", "pointercancel"];
+    for (const name of names) addEventListener(name, press, { passive: true });
+    return () => { for (const name of names) removeEventListener(name, press); };
+  }, []);
+  return (rows) => {
+    const { at, down, places } = held.current;
+    const old = (row) => places.get(row.id) ?? Infinity;
+    if (places.size && (down || performance.now() - at < HELD_MS)) return rows.sort((a, b) => (old(a) === old(b) ? order(a, b) : old(a) - old(b)));
+    rows.sort(order);
+    Object.assign(held.current, { at: performance.now(), places: new Map(rows.map((row, i) => [row.id, i])) });
+    return rows;
+  };
+}
+
+/** The end of a repository's name, as long as it is the only one that ends so. */
+function shorten(rows) {
+  const full = new Map();
+  for (const { repo } of rows) {
+    const short = repo?.split("/").slice(-2).join("/");
+    if (short) full.set(short, full.has(short) && full.get(short) !== repo ? null : repo);
+  }
+  return (repo) => { const short = repo?.split("/").slice(-2).join("/"); return short && full.get(short) ? short : repo; };
+}
+
+const drawn = (named) => (row) => Row(row, named);
+
+function Row(row, named) {
   return h("tr", { key: row.id, class: "one", role: "row", "data-over": row.active ? undefined : "" }, html`
     <td role="cell" class="c-state"><div><${State} is=${row.state} /></div></td>
-    <td role="cell" class="c-name"><div><a class="name" href=${at("r", row.id)}>${line(row.repo || row.path || row.id)}</a></div>
+    <td role="cell" class="c-name"><div><a class="name" href=${at("r", row.id)} title=${row.repo || undefined}>${line(named(row.repo) || row.path || row.id)}</a></div>
       <div class="second">${row.branch && html`<span>${line(row.branch)}</span>`}${row.branch && row.prompt && " · "}${line((row.prompt || "").slice(0, 160))}</div></td>
     <td role="cell" class="c-machine"><div>${line(row.machine_name)}</div></td>
     <td role="cell" class="c-agent"><div>${line(row.agent)}</div><div class="second">${line(row.agent_version)}</div></td>
@@ -94,12 +130,11 @@ export function Runs() {
     return () => { over = true; };
   }, [ended]);
 
+  const arrange = useOrder();
   const all = runs.list();
   const live = all.filter((row) => row.active);
   const fits = compile(filter);
-  const shown = all
-    .filter((row) => (row.active || ended || (row.watched && aged(row, "changed_s") < STAYS_S)) && fits(row))
-    .sort((a, b) => place(a) - place(b) || a.age_s - a.got - (b.age_s - b.got) || (a.id < b.id ? -1 : 1));
+  const shown = arrange(all.filter((row) => (row.active || ended || (row.watched && aged(row, "changed_s") < STAYS_S)) && fits(row)));
   const waits = live.filter((row) => row.state === "waiting").length;
   const loaded = runs.loaded.value;
   return html`
@@ -117,7 +152,7 @@ export function Runs() {
         <table class="runs" role="table" aria-label="Runs">
           <colgroup>${HEADS.map(([name]) => html`<col key=${name} class=${name.split(" ")[0]} />`)}</colgroup>
           <thead role="rowgroup"><tr role="row">${HEADS.map(([name, title]) => html`<th key=${name} role="columnheader" scope="col" class=${name}>${title}</th>`)}</tr></thead>
-          ${h(Rows, { items: shown, height: phone ? 92 : 57, row: Row, columns: HEADS.length })}
+          ${h(Rows, { items: shown, height: phone ? 117 : 57, row: drawn(shorten(all)), columns: HEADS.length })}
         </table>`}
       ${filter && shown.length > 0 && html`<p class="dim small">${count(shown.length, "run")} of ${all.length.toLocaleString()} fit the filter.</p>`}
     </div>`;

@@ -26,7 +26,7 @@ const SHAPES = {
 };
 
 /** A state as a word, a colour and a shape. */
-export const State = ({ is, word = is }) => html`
+export const State = ({ is, word = is === "open" ? "waiting" : is }) => html`
   <span class="state" data-tone=${TONES[is] || ""}><svg viewBox="0 0 12 12" aria-hidden="true">${SHAPES[is] || ring}</svg>${exact(word)}</span>`;
 
 export const Note = ({ tone = "", children }) => html`<div class="note any" data-tone=${tone} role=${tone === "bad" ? "alert" : "status"}>${children}</div>`;

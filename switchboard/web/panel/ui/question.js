@@ -117,7 +117,7 @@ function Decide({ a, input }) {
     if (verdict === "approve") {
       if (choice) body.input = { answers: Object.fromEntries(Object.entries(answers).map(([q, picked]) => [q, picked.join(", ")])) };
       else if (form) body.input = values;
-      else if (edited) body.input = edited;
+      else if (mode === "edit" && JSON.stringify(edited) !== JSON.stringify(input)) body.input = edited;
     }
     try {
       approvals.put(await api("POST", `/approvals/${encodeURIComponent(a.id)}/votes`, body));
@@ -130,29 +130,30 @@ function Decide({ a, input }) {
   if (!may("vote")) return html`<${Note}>A reviewer decides this. Your role is ${session.value?.role}.<//>`;
   if (a.owner === session.value?.person && !session.value?.solo) return html`<${Note} tone="wait">This is your own run, so somebody else decides.<//>`;
   const off = busy || deaf;
+  const editable = a.edits_input && !a.masked && !choice && !form;
+  const edit = () => { setMode(mode === "edit" ? "ask" : "edit"); setText(mode === "edit" ? null : JSON.stringify(input, null, 2)); };
   return html`
-    <div class="decide">
       ${choice && html`<${Choices} input=${input} answers=${answers} setAnswers=${setAnswers} />`}
       ${form && html`<${Form} input=${input} values=${values} setValues=${setValues} />`}
       ${mode === "edit" && html`
         <label class="field"><span>Edited input, as JSON; the original stays above</span>
           <textarea class="input mono" rows="8" spellcheck=${false} value=${text} onInput=${(e) => setText(e.target.value)} /></label>
         ${wrong && html`<p class="small late" role="status">This is not a JSON object yet.</p>`}`}
+      ${editable && mode !== "deny" && html`<div><button class="button" onClick=${edit}>${mode === "edit" ? "Leave it as it was" : "Edit the input"}</button></div>`}
+    <div class="decide">
       ${mode === "deny" && html`
         <label class="field"><span>Why not? The agent reads this.</span>
           <textarea class="input" rows="3" maxlength="10000" autofocus value=${reason} onInput=${(e) => setReason(e.target.value)} /></label>`}
       <${Problem} error=${error} />
       ${mode === "deny" ? html`
         <div class="both">
-          <button class="button big" onClick=${() => setMode("ask")}>Back</button>
+          <button class="button big" onClick=${() => setMode(text === null ? "ask" : "edit")}>Back</button>
           <button class="button big stop" disabled=${off || !reason.trim()} onClick=${() => send("deny")}>${busy ? "Sending…" : "Deny"}</button>
         </div>` : html`
         <div class="both">
           <button class="button big danger" disabled=${off} onClick=${() => setMode("deny")}>Deny…</button>
           <button class="button big go" disabled=${off || wrong || unanswered} onClick=${() => send("approve")}>${busy ? "Sending…" : choice || form ? "Answer" : mode === "edit" ? "Approve edited" : "Approve"}</button>
-        </div>
-        ${a.edits_input && !a.masked && !choice && !form && html`<div>
-          <button class="button quiet" onClick=${() => { const edit = mode !== "edit"; setMode(edit ? "edit" : "ask"); setText(edit ? JSON.stringify(input, null, 2) : null); }}>${mode === "edit" ? "Leave it as it was" : "Edit the input"}</button></div>`}`}
+        </div>`}
     </div>`;
 }
 
@@ -164,8 +165,7 @@ export function Question({ a }) {
   return html`
     <article class="card ask" key=${a.id} data-approval=${a.id}>
       <div class="stack tight">
-        <div class="row wrap"><${State} is=${a.state} /><span class="dim small">${ago(aged(a))} ago</span>
-          ${left !== null && html`<span class="dim small">· in ${ago(left)} the agent is told that nobody answered</span>`}</div>
+        <div class="row wrap"><${State} is=${a.state} /><span class="dim small">${ago(aged(a))} ago</span></div>
         <h2 class="any">${line(a.title || a.tool || a.kind)}</h2>
         <p class="dim">${line(a.agent || "The agent")} ${KINDS[a.kind] || KINDS.unknown}${a.kind === "tool" ? html` <strong>${exact(a.tool)}</strong>` : ""}</p>
       </div>
@@ -178,6 +178,7 @@ export function Question({ a }) {
         <dt>Owner</dt><dd>${line(a.owner || "–")}</dd>
         <dt>Machine</dt><dd>${line(a.machine_name)}</dd>
         ${a.cwd && html`<dt>Folder</dt><dd><code>${exact(a.cwd)}</code></dd>`}
+        ${left !== null && html`<dt>Expires</dt><dd>in ${ago(left)} <span class="dim">· then the agent is told that nobody answered</span></dd>`}
         <dt>Digest</dt><dd><code class="small dim">${exact(a.digest)}</code></dd>
       </dl>
       ${a.state !== "open" && html`<${Steps} a=${a} />`}

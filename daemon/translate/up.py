@@ -1,4 +1,4 @@
-"""The wire's words for this machine's values, and back. A stranger's string never breaks a message: it is cut and mended here."""
+"""What this machine reports."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,30 +10,15 @@ from daemon.domain.approval import Application, Verdict
 from daemon.domain.facts import ApprovalRecord, InstructionRecord, OrderRecord, ReceiptRecord, RunRecord
 from daemon.domain.instruction import (
     Alarm,
-    Body,
-    Decision,
     DecisionRefused,
-    DiffQuery,
-    End,
     Fact,
     Held,
     Hello,
-    Instruction,
-    Interrupt,
-    Message,
     OrdersSeen,
-    OutputQuery,
-    Purge,
-    Resume,
-    SafetyQuery,
-    Start,
-    Unreadable,
-    Welcome,
 )
 from daemon.domain.orders import LISTS
-from daemon.domain.outbox import Event
+from daemon.translate.text import LONG, clean
 
-SHORT, LONG = 4_096, 16_384  # characters of a sentence or a name; of a prompt
 SHOWN = 512 * 1024  # bytes of a question's input, and of its diff
 
 _QUESTION_KINDS = {
@@ -61,16 +46,6 @@ _REPORTS = {
     "applied": fleet_pb2.REPORT_STATE_APPLIED,
     "failed": fleet_pb2.REPORT_STATE_FAILED,
 }
-
-
-def clean(text: str, limit: int = SHORT) -> str:
-    """Return *text* as the wire can hold it: no lone surrogates, at most *limit* characters."""
-    if len(text) > limit:
-        text = f"{text[:limit]}… ({len(text):,} characters in all)"
-    return text.encode("utf-8", "replace").decode()
-
-
-# Up.
 
 
 def hello(said: Hello, clock: Clock, facts: Iterable[Fact]) -> fleet_pb2.Hello:
@@ -294,157 +269,3 @@ def heartbeat(pulses: Mapping[str, int], store_epoch: str, generation: int) -> f
             generation=generation,
         )
     )
-
-
-# Output.
-
-_EVENT_KINDS = {name.removeprefix("EVENT_KIND_").lower(): number for name, number in run_pb2.EventKind.items()}
-_KIND_NAMES = {number: name for name, number in _EVENT_KINDS.items()}
-
-
-def event(said: Event) -> bytes:
-    """Return what the spool keeps of one event."""
-    return run_pb2.RunEvent(
-        seq=said.seq,
-        at_ms=said.at_ms,
-        kind=_EVENT_KINDS.get(said.kind, run_pb2.EVENT_KIND_UNKNOWN),
-        text=clean(said.text, 1 << 20),
-        tool=clean(said.tool),
-        block=clean(said.block),
-        detail_json=clean(said.detail_json, 1 << 20),
-        attempt=said.attempt,
-    ).SerializeToString()
-
-
-def batch(run: str, first: int, count: int, events: Iterable[bytes]) -> fleet_pb2.UploadRequest:
-    """Return a batch of spooled events: joined as they are, which is what a serialised RunEvents is."""
-    joined = b"".join(b"\x0a" + _varint(len(data)) + data for data in events)
-    return fleet_pb2.UploadRequest(batch=run_pb2.OutputBatch(run_id=run, first=first, count=count, events=joined))
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def shown(data: bytes) -> dict[str, object]:
-    """Return a spooled event as a query's answer has it."""
-    said = run_pb2.RunEvent.FromString(data)
-    return {
-        "seq": said.seq,
-        "at_ms": said.at_ms,
-        "kind": _KIND_NAMES.get(said.kind, "unknown"),
-        "text": said.text,
-        "tool": said.tool,
-        "block": said.block,
-        "detail": json.loads(said.detail_json) if said.detail_json else {},
-        "attempt": said.attempt,
-    }
-
-
-def answer(instruction: str, part: bytes, *, last: bool, error: str = "") -> fleet_pb2.UploadRequest:
-    return fleet_pb2.UploadRequest(
-        answer=fleet_pb2.Answer(instruction_id=instruction, part=part, last=last, error=clean(error))
-    )
-
-
-# Down.
-
-
-def welcome(message: fleet_pb2.Welcome) -> Welcome:
-    held = orders_of(message.orders)
-    return Welcome(
-        machine=message.machine_id,
-        store_epoch=held.store_epoch,
-        generation=held.generation,
-        orders=held.orders,
-        heartbeat_ms=min(max(message.heartbeat_ms or 5_000, 100), 60_000),
-        watermarks={mark.run_id: mark.next for mark in message.watermarks},
-        connection=message.connection,
-        owner=message.owner,
-        solo=message.solo,
-    )
-
-
-def orders_of(message: stop_pb2.OrderSet) -> Held:
-    return Held(message.store_epoch, message.generation, tuple(_order_of(order) for order in message.orders))
-
-
-def _order_of(message: stop_pb2.StopOrder) -> OrderRecord:
-    selector: dict[str, object] = {name: list(getattr(message.selector, name)) for name in LISTS}
-    return OrderRecord(
-        id=message.id,
-        generation=message.generation,
-        selector={"all": message.selector.all, **selector},
-        reason=message.reason,
-        by=message.by,
-        issued_at_ms=message.issued_at_ms,
-        hold=message.hold,
-        lifted=message.lifted,
-        lifted_by=message.lifted_by,
-        lift_reason=message.lift_reason,
-    )
-
-
-def instruction(message: fleet_pb2.Instruction) -> Instruction:
-    return Instruction(message.id, _body(message), message.by, message.reason)
-
-
-def _body(message: fleet_pb2.Instruction) -> Body:
-    match message.WhichOneof("kind"):
-        case "start":
-            start = message.start
-            return Start(
-                run=start.run_id,
-                path=start.path,
-                agent=start.agent,
-                mode=start.mode,
-                scope=tuple(start.scope),
-                prompt=start.prompt,
-                owner=start.owner,
-                resume_after_crash=start.resume_after_crash,
-            )
-        case "message":
-            return Message(message.message.run_id, message.message.text)
-        case "interrupt":
-            return Interrupt(message.interrupt.run_id)
-        case "resume":
-            return Resume(message.resume.run_id, message.resume.text)
-        case "end":
-            return End(message.end.run_id)
-        case "purge":
-            return Purge(message.purge.run_id)
-        case "decision":
-            decided = message.decision
-            if decided.verdict not in (approval_pb2.VERDICT_APPROVE, approval_pb2.VERDICT_DENY):
-                return Unreadable()
-            return Decision(
-                approval=decided.approval_id,
-                approve=decided.verdict == approval_pb2.VERDICT_APPROVE,
-                digest=decided.digest,
-                input_json=decided.input_json,
-                edited_digest=decided.edited_digest,
-                message=decided.message,
-                by=decided.by,
-            )
-        case "query":
-            return _query(message.query)
-        case _:
-            return Unreadable()
-
-
-def _query(message: fleet_pb2.Query) -> Body:
-    match message.WhichOneof("kind"):
-        case "diff":
-            return DiffQuery(message.diff.run_id)
-        case "output":
-            return OutputQuery(message.output.run_id, message.output.first, message.output.count)
-        case "safety":
-            asked = message.safety
-            return SafetyQuery(asked.verb, asked.id, asked.into, asked.run_id)
-        case _:
-            return Unreadable()

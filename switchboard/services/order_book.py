@@ -1,0 +1,156 @@
+"""Every order that is known here, as one set, and what puts it back when the store has lost a part or all of it.
+
+What a daemon brings back is a stranger's word: an order counts only with this switchboard's seal in its id, and a lift that
+a machine claims never ends an order that stands here.
+"""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+
+import structlog
+
+from switchboard.domain.run import Run
+from switchboard.domain.stop import Order, Selector
+from switchboard.services.ports import AuditLog, Epochs, OrderJournal
+from switchboard.services.projection import Book, Projection
+
+log = structlog.get_logger()
+
+OrderSet = tuple[str, int, list[Order]]
+
+
+class OrderBook:
+    def __init__(
+        self,
+        *,
+        orders: Book[Order],
+        projection: Projection,
+        epochs: Epochs,
+        journal: OrderJournal,
+        audit: AuditLog,
+        seal: Callable[[str], str],
+    ) -> None:
+        self._orders = orders
+        self._projection = projection
+        self._epochs = epochs
+        self._journal = journal
+        self._audit = audit
+        self._seal = seal
+        self.epoch = ""  # of the store whose orders these are
+        self._counted = 0
+        self._looking = asyncio.Lock()
+        self._looked_at = -1.0  # when the last look that is over began
+        self._set: OrderSet | None = None
+        projection.listen(self._changed)
+
+    def order_set(self) -> OrderSet:
+        """Return (store epoch, generation, every order, tombstones included) from memory; the same object until it changes."""
+        if self._set is None:
+            orders = sorted(self._projection.orders(), key=lambda order: (order.generation, order.id))
+            newest = orders[-1].generation if orders else 0
+            self._set = (self.epoch, max(newest, self._counted), orders)
+        return self._set
+
+    async def next_generation(self) -> int:
+        newest = max((order.generation for order in self._projection.orders()), default=0)
+        return await self._epochs.next_generation(at_least=newest + 1)
+
+    def matching(self, selector: Selector) -> list[Run]:
+        """Return the active runs that a selector means at this moment."""
+        runs = (run for run in self._projection.runs() if run.active and selector.matches(run))
+        return sorted(runs, key=lambda run: (run.machine, run.id))
+
+    async def refresh(self) -> bool:
+        """Look at the store's identity and at orders that memory lacks; say whether the store is another one than before.
+
+        Many may ask at once: a look that began after they did serves them all.
+        """
+        asked_at = asyncio.get_running_loop().time()
+        async with self._looking:
+            if self._looked_at >= asked_at:
+                return False
+            began = asyncio.get_running_loop().time()
+            changed = await self._look()
+            self._looked_at = began
+            return changed
+
+    async def restore(self, orders: Iterable[Order], machine: str = "") -> None:
+        """Put back what the store lost, from this replica's disk or from what *machine* holds."""
+        for order in orders:
+            known = self._orders.peek(order.id)
+            if known is not None and (known.lifted or not order.lifted or machine):
+                continue
+            if machine and not self._sealed(order):
+                log.error(
+                    "a machine brought an order that this switchboard never gave", machine=machine, order=order.id
+                )
+                await self._audit.append(
+                    by=machine, via="daemon", action="order.forged", subject=order.id[:100], reason=order.reason[:1000]
+                )
+                continue
+            await self._put_back(order, trusted=not machine)
+
+    async def reassert_journal(self) -> None:
+        """Put back what the store lost since the last look."""
+        await self.restore(self._journal.orders())
+
+    def id_for(self, selector: Selector, reason: str, by: str, hold: bool, request_id: str | None) -> str:
+        """Return an id with this switchboard's seal over what the order says, so that nobody else can make one up."""
+        start = self._seal(f"request {by} {request_id}") if request_id else secrets.token_hex(6)
+        return f"o-{start}-{self._seal(_said(start, selector, reason, by, hold))}"
+
+    async def _look(self) -> bool:
+        epoch = await self._epochs.epoch()
+        changed = bool(self.epoch) and epoch != self.epoch
+        if changed:
+            log.warning("the store came back as another one: its orders are put back", before=self.epoch, now=epoch)
+        if changed or not self.epoch:
+            # Before the epoch is taken over: whoever sees it, sees the orders too.
+            self._counted = 0
+            held = [*self._projection.orders(), *self._journal.orders()]
+            await self._projection.refresh("order", *{order.id for order in held})
+            await self.restore(held)
+        counted = await self._epochs.generation()
+        if epoch != self.epoch or counted > max(self._counted, self.order_set()[1]):
+            if epoch == self.epoch:  # another replica gave an order of which no word has come: memory is read anew
+                await self._projection.reread()
+            self.epoch, self._counted, self._set = epoch, max(counted, self._counted), None
+        return changed
+
+    async def _put_back(self, order: Order, *, trusted: bool) -> None:
+        generation = await self._epochs.next_generation(at_least=order.generation)
+        expected = {} if order.lifted else {run.id: run.machine for run in self.matching(order.selector)}
+
+        def decide(found: Order | None) -> Order | None:
+            if found is None:
+                return replace(order, generation=generation, expected={**expected, **order.expected})
+            if not trusted and order.lifted and not found.lifted:
+                return None
+            union = found.union(order)
+            return None if union.lifted == found.lifted else replace(union, generation=generation)
+
+        stands = await self._orders.change(order.id, decide)
+        if stands is not None and stands.generation == generation:
+            self._journal.write(stands)
+            log.warning("an order was put back", order=order.id, lifted=stands.lifted)
+
+    def _changed(self, noun: str, id: str) -> None:
+        if noun == "order":
+            self._set = None
+
+    def _sealed(self, order: Order) -> bool:
+        start = order.id.removeprefix("o-").partition("-")[0]
+        text = _said(start, order.selector, order.reason, order.by, order.hold)
+        return secrets.compare_digest(order.id.encode(), f"o-{start}-{self._seal(text)}".encode())
+
+
+def plain(selector: Selector) -> dict[str, object]:
+    """Return what a selector names, without what it leaves empty."""
+    return {name: value for name, value in asdict(selector).items() if value}
+
+
+def _said(start: str, selector: Selector, reason: str, by: str, hold: bool) -> str:
+    return json.dumps([start, plain(selector), reason, by, hold], sort_keys=True)

@@ -1,0 +1,5 @@
+"""One server for the commands of a module."""
+
+from helpers.served import served
+
+__all__ = ["served"]

@@ -1,0 +1,181 @@
+"""The two answers, on a real server: what is shown before, who may, and what a late voter is told."""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.eventually import eventually
+from helpers.fleet import Attachment, approval
+from helpers.served import PASSWORDS, Served
+from helpers.terminal import Spoken
+from switchboard_rpc.v1 import approval_pb2, fleet_pb2
+
+from switchboard.domain.digest import digest
+
+
+async def asks(attachment: Attachment, name: str, command: str = "make", **fields: Any) -> str:
+    """Have a run of ana ask; return the id of the question."""
+    await attachment.run(f"r-{name}", "WAITING", waits_for=f"a-{name}")
+    await attachment.told(approval=approval(f"a-{name}", f"r-{name}", command=command, **fields))
+    return f"a-{name}"
+
+
+async def decision(attachment: Attachment) -> approval_pb2.Decision:
+    def newest() -> Any:
+        return next((i.decision for i in reversed(attachment.instructions) if i.WhichOneof("kind") == "decision"), None)
+
+    found: approval_pb2.Decision = await eventually(newest, within=30)
+    return found
+
+
+async def test_what_waits_is_listed_and_shown_whole(served: Served) -> None:
+    mill = await served.machine("whole-mill")
+    async with mill.attached() as attachment:
+        command = "echo " + "x" * 5000 + "\nrm -rf /tmp/\u202ex\x1b[2J"
+        id = await asks(attachment, "whole", command, why="because", diff="-a\n+b")
+
+        listed = await served.cli("approvals")
+        assert id in listed.stdout
+        [row] = [r for r in json.loads((await served.cli("approvals", "--json")).stdout)["approvals"] if r["id"] == id]
+        shown = await served.cli("approval", id)
+        assert shown.returncode == 0, shown.stderr
+        assert "x" * 5000 in shown.stdout
+        assert "rm -rf /tmp/\\u202ex\\x1b[2J" in shown.stdout
+        assert row["digest"] in shown.stdout
+        assert "\x1b" not in shown.stdout
+        assert (await served.cli("approvals", "--run", "r-other")).stdout == "nothing waits for a decision\n"
+
+
+async def test_a_reviewer_approves_and_the_machine_is_told(served: Served) -> None:
+    mill = await served.machine("approve-mill")
+    async with mill.attached() as attachment:
+        id = await asks(attachment, "yes")
+        done = await served.cli("approve", id, "--note", "looked at it", by="ben")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.index("exactly this will run:") < done.stdout.index(f"{id} is approved; delivery: sent")
+        told = await decision(attachment)
+        assert (told.approval_id, told.verdict, told.by) == (id, approval_pb2.VERDICT_APPROVE, "ben")
+        assert told.digest in done.stdout
+
+        late = await served.cli("deny", id, "--reason", "no", by="ben")
+        assert late.returncode == 1
+        assert re.search(r"was already approved by ben at \d\d:\d\d:\d\d UTC", late.stderr)
+
+
+async def test_a_denial_needs_a_reason_and_carries_it(served: Served) -> None:
+    mill = await served.machine("deny-mill")
+    async with mill.attached() as attachment:
+        id = await asks(attachment, "no")
+        assert (await served.cli("deny", id, by="ben")).returncode == 2
+        done = await served.cli("deny", id, "--reason", "use staging", "--json", by="ben")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["state"] == "denied"
+        assert "exactly this will run:" in done.stderr
+        told = await decision(attachment)
+        assert (told.verdict, told.message) == (approval_pb2.VERDICT_DENY, "use staging")
+
+
+async def test_an_edited_input_is_shown_beside_what_was_asked(served: Served, tmp_path: Path) -> None:
+    mill = await served.machine("edit-mill")
+    async with mill.attached() as attachment:
+        id = await asks(attachment, "edit")
+        for text, sentence in (("{", "is not JSON"), ("[1]", "is to hold one JSON object")):
+            (tmp_path / "input.json").write_text(text)
+            refused = await served.cli("approve", id, "--input", str(tmp_path / "input.json"), by="ben")
+            assert (refused.returncode, sentence in refused.stderr) == (1, True)
+        missing = await served.cli("approve", id, "--input", str(tmp_path / "none.json"), by="ben")
+        assert "cannot be read: No such file" in missing.stderr
+
+        (tmp_path / "input.json").write_text('{"command": "make -n"}')
+        done = await served.cli("approve", id, "--input", str(tmp_path / "input.json"), by="ben")
+        assert done.returncode == 0, done.stderr
+        assert '-  "command": "make"' in done.stdout
+        assert '+  "command": "make -n"' in done.stdout
+        told = await decision(attachment)
+        assert json.loads(told.input_json) == {"command": "make -n"}
+        edited = digest(run="r-edit", attempt=1, kind="tool", tool="Bash", input={"command": "make -n"}, cwd="/src")
+        assert told.edited_digest == edited
+
+
+async def test_nobody_votes_who_may_not(served: Served) -> None:
+    mill = await served.machine("may-mill")
+    async with mill.attached() as attachment:
+        id = await asks(attachment, "may")
+        for by, sentence in (("ana", "somebody else decides"), ("kim", "may not")):
+            refused = await served.cli("approve", id, by=by)
+            assert refused.returncode == 1
+            assert sentence in refused.stderr
+            assert refused.stderr.count("\n") == 1
+        unknown = await served.cli("approve", "a-none", by="ben")
+        assert (unknown.returncode, "no approval" in unknown.stderr) == (1, True)
+        assert attachment.instructions == []
+        assert isinstance(attachment.welcome, fleet_pb2.Welcome)
+
+
+def on_terminal(served: Served, *words: str, token: str = "") -> Spoken:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("SWITCHBOARD_")}
+    env |= {"SWITCHBOARD_URL": served.url, "SWITCHBOARD_TOKEN": token, "TERM": "xterm", "COLUMNS": "200"}
+    return Spoken([sys.executable, "-m", "switchboard", *words], env, terminal=True)
+
+
+async def test_the_password_is_asked_after_all_was_shown(served: Served) -> None:
+    mill = await served.machine("pty-mill")
+    async with mill.attached() as attachment:
+        id = await asks(attachment, "pty", "echo \x1b]0;title\x07")
+        terminal = on_terminal(served, "approve", id, "--as", "ben", token=served.token("ana"))
+        await terminal.says("Password of ben: ")
+        assert "echo \\x1b]0;title\\x07" in terminal.said
+        assert "digest    sha256:" in terminal.said
+        assert attachment.instructions == []
+        terminal.type(PASSWORDS["ben"] + "\n")
+        assert await terminal.ended() == 0
+        assert PASSWORDS["ben"] not in terminal.said
+        assert (await decision(attachment)).verdict == approval_pb2.VERDICT_APPROVE
+
+
+@pytest.mark.parametrize("token", ["", "ben"])
+async def test_where_the_token_reads_nothing_it_is_shown_before_the_yes(served: Served, token: str) -> None:
+    mill = await served.machine(f"yes-mill{token}")
+    async with mill.attached() as attachment:
+        id = await asks(attachment, f"ask{token}")
+        terminal = on_terminal(served, "approve", id, "--as", "ben", token=served.token(token) if token else "")
+        await terminal.says("Password of ben: ")
+        terminal.type(PASSWORDS["ben"] + "\n")
+        await terminal.says("approve this? [y/N]")
+        assert "exactly this will run:" in terminal.said
+        terminal.type("n\n")
+        assert await terminal.ended() == 130
+        assert attachment.instructions == []
+
+
+async def test_ctrl_c_at_the_password_decides_nothing(served: Served) -> None:
+    mill = await served.machine("ctrlc-mill")
+    async with mill.attached() as attachment:
+        id = await asks(attachment, "ctrlc")
+        terminal = on_terminal(served, "approve", id, "--as", "ben", token=served.token("ben"))
+        await terminal.says("Password of ben: ")
+        terminal.type("\x03")
+        assert await terminal.ended() == 130
+        assert "Traceback" not in terminal.said
+        assert attachment.instructions == []
+
+
+async def test_a_watched_list_redraws_when_something_comes(served: Served) -> None:
+    mill = await served.machine("watch-mill")
+    async with mill.attached() as attachment:
+        terminal = on_terminal(served, "approvals", "--watch", token=served.token())
+        await terminal.says("APPROVAL")
+        await asks(attachment, "watched")
+        await terminal.says("a-watched")
+        runs = on_terminal(served, "runs", "--watch", "--machine", "watch-mill", token=served.token())
+        await runs.says("r-watched")
+        await attachment.run("r-watched", "RUNNING", revision=2)
+        await runs.says("running")
+        for each in (terminal, runs):
+            each.type("\x03")
+            assert await each.ended() == 130
+            assert "Traceback" not in each.said
