@@ -1,13 +1,14 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 ARGS ?=
+ROUNDS ?= 20
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make up     set up what is missing and start everything on this machine (ARGS=\"--help\" for options)"
 	@echo "make test   set up what the tests need, check the code and run the tests"
 	@echo "make bench  print the table of figures"
-	@echo "make soak   the long campaigns"
+	@echo "make soak   all tests, $(ROUNDS) rounds with other seeds (ROUNDS=n)"
 	@echo "make proto  generate the Python code of the contract"
 	@echo "make lock   pin the dependencies anew"
 
@@ -22,8 +23,12 @@ test: ready-to-test
 	$(PY) -m mypy
 	$(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
+# Every journey and every property again and again, each round with another seed.
 soak: ready-to-test
-	@SWITCHBOARD_SOAK=1 $(PY) -m pytest -q --timeout=7200 tests/soak $(ARGS)
+	@for round in $$(seq $(ROUNDS)); do \
+	    seed=$$RANDOM; echo "round $$round of $(ROUNDS), seed $$seed"; \
+	    $(PY) -m pytest -q -n 2 --dist loadfile --hypothesis-seed=$$seed $(ARGS) || exit 1; \
+	done
 
 bench: ready-to-test
 	@$(PY) -m bench $(ARGS)

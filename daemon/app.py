@@ -122,10 +122,10 @@ class Daemon:
         try:
             self.tools.journal.set("disk", str(self.tools.clock.wall_ms()))
             self.tools.outputs.try_disk()
+            self.tools.stops.try_disk()
         except DiskFull:
             return
         self.tools.reports.disk_back()
-        self.tools.stops.enforce(say=True)
 
     async def _minutes(self) -> None:
         while True:
@@ -175,7 +175,7 @@ async def put_together(settings: Settings, clock: Clock | None = None) -> AsyncI
             tools = Tools(journal, processes, outputs, questions, stops, clock, safety, settings, reports)
             checks = Checks(_drivers(settings, env), settings)
             runs = Runs(tools, checks)
-            stops.live = runs.alive
+            stops.live = runs.stoppable
             reports.on_full = lambda why: runs.halt(f"the disk takes nothing any more: {why}", close=False)
             runner = Runner(tools, runs, Answers(journal, outputs, redactor, safety), machine.name)
             control = Control(identity, runner, clock)

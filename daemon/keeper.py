@@ -269,29 +269,23 @@ def _processes(only: list[int] | None = None) -> list[tuple[int, int, int, str]]
 
 
 def _get(path: str) -> str:
-    try:
+    with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        return os.read(fd, 4096).decode("utf-8", "replace")
-    except OSError:
-        return ""
-    finally:
-        os.close(fd)
+        try:
+            return os.read(fd, 4096).decode("utf-8", "replace")
+        finally:
+            os.close(fd)
+    return ""
 
 
 def _put(path: str, text: str) -> None:
-    try:
+    """Write to a cgroup. Without one the tree is held by kinship alone; the daemon looks for itself which it is."""
+    with contextlib.suppress(OSError):
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        os.write(fd, text.encode())
-    except OSError:
-        pass  # without its cgroup the tree is held by kinship alone; the daemon looks for itself which it is
-    finally:
-        os.close(fd)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
 
 
 def _drain(fd: int) -> None:

@@ -69,7 +69,12 @@ class Processes:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Break every life line: keepers that still hold something end it themselves."""
+        """Break every life line: keepers that still hold something end it themselves. What dead or stopped ones held is
+        ended here, for nobody else would."""
+        alive = self._keepers.again()
+        for keeper in self._keepers.all():
+            if not keeper.proven and (keeper.lost.is_set() or not living(alive, keeper.born)):
+                await self.end(keeper.run, grace_s=0, from_rung=Rung.KILL)
         self._keepers.close()
         if self._cgroups:
             self._cgroups.close()

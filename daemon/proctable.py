@@ -164,14 +164,22 @@ def _claim(pid: int) -> str:
 @contextlib.contextmanager
 def _held(processes: Iterable[Seen]) -> Iterator[list[tuple[int, Seen]]]:
     """Hold a descriptor of each of these: a pid may be given to another, a descriptor may not."""
-    with contextlib.ExitStack() as stack:
-        held: list[tuple[int, Seen]] = []
+    held: list[tuple[int, Seen]] = []
+    try:
         for seen in processes:
-            with contextlib.suppress(OSError):  # gone; or no descriptor is left, then those that are held go first
-                fd = os.pidfd_open(seen.pid)
-                stack.callback(os.close, fd)
-                held.append((fd, seen))
+            try:
+                held.append((os.pidfd_open(seen.pid), seen))
+            except ProcessLookupError:
+                continue
+            except OSError:  # no descriptor is left: those that are held go first, and a few are needed to look at them
+                for fd, _ in held[-4:]:
+                    os.close(fd)
+                del held[-4:]
+                break
         yield held
+    finally:
+        for fd, _ in held:
+            os.close(fd)
 
 
 def signal_all(processes: Iterable[Seen], *signals: signal.Signals) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -13,6 +13,7 @@ from daemon.domain import steps
 from daemon.domain.errors import NoSuch
 from daemon.domain.facts import InstructionState, RunRecord
 from daemon.domain.instruction import Resume, Start
+from daemon.domain.orders import held_sentence
 from daemon.domain.run import LIVE, RunEvent, RunState, after
 from daemon.identity import boot_id
 from daemon.starting import Checked, Checks, Refused
@@ -21,11 +22,22 @@ from daemon.tools import Tools
 log = structlog.get_logger()
 
 
+@dataclass(slots=True)
+class Coming:
+    """A run that is being looked at and has no processes yet: an order can meet it all the same."""
+
+    record: RunRecord
+    orders: dict[str, str] = field(default_factory=dict)  # order: why
+
+    def stop(self, order: str, sentence: str) -> None:
+        self.orders[order] = sentence
+
+
 class Runs:
     def __init__(self, tools: Tools, checks: Checks) -> None:
         self._tools, self._checks = tools, checks
         self._attempts: dict[str, Attempt] = {}
-        self._starting: set[str] = set()
+        self._coming: dict[str, Coming] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._closed = ""  # why nothing starts any more
         self._calm = asyncio.Event()
@@ -48,7 +60,10 @@ class Runs:
         return self._attempts.get(run)
 
     def starting(self, run: str) -> bool:
-        return run in self._starting
+        return run in self._coming
+
+    def stoppable(self) -> list[Attempt | Coming]:
+        return [*self._attempts.values(), *self._coming.values()]
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         assert self._tasks is not None, "nothing is taken before it lives"
@@ -58,12 +73,13 @@ class Runs:
 
     def start(self, id: str, start: Start) -> None:
         """Begin *start*, or say why not, under the instruction *id*."""
-        self._enter(start.run)
+        self._enter(self._fresh(start))
         self.spawn(self._start(id, start), f"start of run {start.run}")
 
     def resume(self, id: str, resume: Resume, why: str = "") -> None:
         """Take up an ended session again; *id* is empty when the daemon does it by itself."""
-        self._enter(resume.run)
+        known = self._tools.journal.run(resume.run)
+        self._enter(replace(known, attempt=known.attempt + 1) if known else RunRecord(resume.run))
         self.spawn(self._resume(id, resume, why), f"resume of run {resume.run}")
 
     async def _start(self, id: str, start: Start) -> None:
@@ -144,9 +160,15 @@ class Runs:
     def _begin(self, record: RunRecord, checked: Checked, prompt: str, resume: str) -> None:
         """Bring an attempt to life, unless an order holds it. Raises Refused, DiskFull."""
         self._room(starting=True)
+        known = self._tools.journal.run(record.id)
+        if record.id in self._attempts or (known is not None and known.attempt >= record.attempt):
+            raise Refused(f"run {record.id} was begun by another instruction meanwhile")
         order = self._tools.stops.hold_on(record)
-        if order is not None:
-            raise Refused(self._tools.stops.refuse(order, record))
+        coming = self._coming.get(record.id)
+        met = {order.id: held_sentence(order)} if order is not None else coming.orders if coming else {}
+        if met:
+            self._tools.stops.refuse(met, record)
+            raise Refused(next(iter(met.values())))
         record = self._tools.journal.put_run(record)
         attempt = Attempt(record, checked.driver, checked.found, prompt, resume, self._tools)
         self._attempts[record.id] = attempt
@@ -184,7 +206,7 @@ class Runs:
             raise Refused(self._closed)
         if self._tools.reports.full:
             raise Refused(f"nothing can be started while the disk takes nothing: {self._tools.reports.full}")
-        alive = len(self._attempts) + (0 if starting else len(self._starting) - 1)
+        alive = len(self._attempts) + (0 if starting else len(self._coming) - 1)
         if alive >= self._tools.settings.max_runs:
             raise Refused(f"{alive} runs are alive on this machine, which is the most that it takes: end one first")
 
@@ -225,14 +247,14 @@ class Runs:
         for attempt in self.alive():
             attempt.take(steps.HaltOrdered(reason))
 
-    def _enter(self, run: str) -> None:
-        self._starting.add(run)
+    def _enter(self, record: RunRecord) -> None:
+        self._coming.setdefault(record.id, Coming(record))
         self._calm.clear()
 
     def _leave(self, run: str) -> None:
-        self._starting.discard(run)
+        self._coming.pop(run, None)
         self._settle()
 
     def _settle(self) -> None:
-        if not self._attempts and not self._starting:
+        if not self._attempts and not self._coming:
             self._calm.set()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from daemon.clock import Clock
 from daemon.disk import DiskFull
 from daemon.domain.facts import OrderRecord, ReceiptRecord, RunRecord, Saved
 from daemon.domain.instruction import Held, OrdersSeen
-from daemon.domain.orders import Candidate, candidate, held_sentence, holding, matches, stop_sentence
+from daemon.domain.orders import Candidate, candidate, holding, matches, stop_sentence
 from daemon.journal import Journal
 from daemon.process import Emptied
 from daemon.reports import Reports
@@ -45,7 +45,7 @@ class Stops:
         self._journal, self._safety, self._clock, self._machine = journal, safety, clock, machine
         self._reports = reports
         self.live: Callable[[], Iterable[Live]] = tuple  # set by whoever puts the daemon together
-        self._unwritten: dict[str, OrderRecord] = {}  # obeyed all the same while the disk is full
+        self._unwritten: Held | None = None  # obeyed all the same while the disk is full
         self._over: deque[tuple[int, RunRecord]] = deque(maxlen=1_000)
 
     def held(self) -> Held:
@@ -55,13 +55,22 @@ class Stops:
     def take(self, held: Held) -> None:
         """Hold *held* on the disk, say so, and stop what it means. Never waits for a process."""
         try:
-            self._journal.hold_orders(held.store_epoch, held.generation, held.orders)
-            self._unwritten.clear()
+            self._hold(held)
         except DiskFull as error:
             # Not said to be seen, because it would not survive a crash; but it is obeyed.
             self._reports.disk_full(str(error))
-            self._unwritten.update((order.id, order) for order in held.orders)
+            self._unwritten = held
         self.enforce(say=True)
+
+    def try_disk(self) -> None:
+        """Write down what could not be written before. Raises DiskFull while it still cannot."""
+        if self._unwritten is not None:
+            self._hold(self._unwritten)
+            self.enforce(say=True)
+
+    def _hold(self, held: Held) -> None:
+        self._journal.hold_orders(held.store_epoch, held.generation, held.orders)
+        self._unwritten = None
 
     def enforce(self, *, say: bool = False) -> None:
         """Hold every order against every run, and stop those that match."""
@@ -78,7 +87,7 @@ class Stops:
             known = {run for run, _ in self._journal.matches(order.id)} | {live.record.id for live in due}
             if known:
                 seen[order.id] = tuple(sorted(known))
-        if say and not self._unwritten:
+        if say and self._unwritten is None:
             self._reports.say(OrdersSeen(*self._journal.orders_held(), seen))
         faults.point("runner.stopping")
         for live, order in meant:
@@ -92,10 +101,10 @@ class Stops:
         """Return the order that keeps *run* from starting."""
         return holding(self._standing(), self._of(run))
 
-    def refuse(self, order: OrderRecord, run: RunRecord) -> str:
-        """Give the receipt of a start that an order kept from happening; return the sentence for it."""
-        self._receipt(ReceiptRecord(order.id, run.id, run.attempt, "refused", reason=held_sentence(order)))
-        return held_sentence(order)
+    def refuse(self, orders: Mapping[str, str], run: RunRecord) -> None:
+        """Give the receipts of a start that *orders* (each with its sentence) kept from happening."""
+        for order, why in orders.items():
+            self._receipt(ReceiptRecord(order, run.id, run.attempt, "refused", reason=why))
 
     def receipts(self, orders: Iterable[str], run: RunRecord, emptied: Emptied, reason: str = "") -> None:
         """Give the proof of one run's end, or of what is left of it, under each of *orders*."""
@@ -152,7 +161,10 @@ class Stops:
         return found
 
     def _standing(self) -> list[OrderRecord]:
-        orders = {order.id: order for order in self._journal.orders()} | self._unwritten
+        orders = {order.id: order for order in self._journal.orders()}
+        for order in self._unwritten.orders if self._unwritten else ():
+            if order.id not in orders or not orders[order.id].lifted:
+                orders[order.id] = order
         return [order for order in orders.values() if not order.lifted]
 
     def _first_look(self, order: OrderRecord, due: list[Live]) -> bool:

@@ -66,12 +66,19 @@ class Trees:
         return look
 
     def glance(self, run: str) -> Look:
-        """Return who is in the run's cgroup, without a pass over the table: enough to begin a kill, never to end one."""
+        """Return who is in the run's cgroup, without a pass over the table: enough to begin a kill, never to end one.
+
+        Nobody, when somebody in there has parents elsewhere: an orphan of a dead keeper, or one who was put there.
+        """
         cage, keeper = self.cage(run), self._keepers.of(run)
         if cage is None or keeper is None:
             return Look({})
-        caged = cage.pids()
-        return self._pick(run, proctable.read(caged[0] | {keeper.pid}), caged)
+        caged, inside = cage.pids()
+        tree = {pid: seen for pid, seen in proctable.read(inside).items() if not seen.gone}
+        if any(seen.parent not in inside and seen.parent != keeper.pid for seen in tree.values()):
+            return Look({})
+        self._mourned.update(seen.born for seen in tree.values())
+        return Look(tree, caged=caged, inside=inside)
 
     def outside(self, run: str, look: Look) -> bool:
         """Whether anybody of the tree lives outside the run's cgroup."""
@@ -112,11 +119,13 @@ class Trees:
             # It has nothing left to guard, and its agent ends as it does.
             keeper.relieve(-signal.SIGKILL)
             proctable.signal_all([look.keeper], signal.SIGKILL)
-        dead = await proctable.gone(look.everyone, timeout)
+        # The keeper takes longest to die, and the dead that it had not buried are the daemon's only then.
+        dead = look.keeper is None or await proctable.gone([look.keeper], timeout)
         proctable.reap(pid for pid, seen in condemned.items() if seen.born in self._mourned)
+        dying = [seen for seen in proctable.read(condemned).values() if not seen.gone]
+        dead = dead and (not dying or await proctable.gone(dying, timeout))
         cage = self.cage(run)
-        again = any(not seen.gone for seen in proctable.read(condemned).values())
-        if not dead or not alone or again or (cage and cage.populated()):
+        if not dead or not alone or (cage and cage.populated()):
             return await self.look(run)
         self._before.pop(run, None)
         return Look({})
@@ -193,11 +202,9 @@ class Trees:
         known = ours | look.inside
         return all(seen.parent in known for seen in proctable.read(strangers).values() if not seen.gone)
 
-    def _pick(
-        self, run: str, table: dict[int, Seen], caged: tuple[frozenset[int], frozenset[int]] | None = None
-    ) -> Look:
+    def _pick(self, run: str, table: dict[int, Seen]) -> Look:
         keeper, cage = self._keepers.of(run), self.cage(run)
-        everywhere, inside = caged or (cage.pids() if cage else (frozenset[int](), frozenset[int]()))
+        everywhere, inside = cage.pids() if cage else (frozenset[int](), frozenset[int]())
         table.update(proctable.read(everywhere - table.keys()))  # born since
         before = self._before.get(run, frozenset())
         known = Known(self.marker(run), caged=everywhere, before=before)

@@ -61,6 +61,7 @@ class Control:
         self._unacked: dict[int, Fact] = {}  # report number: what it carried
         self._heard_ms = 0
         self._behind_since: int | None = None
+        self._received = ("", 0)  # store epoch and generation of the orders that have arrived, on the disk or not
         self._again = asyncio.Event()
         self.attached = asyncio.Event()
         self.trouble = "not attached yet"  # why not, in words; empty while attached
@@ -134,6 +135,7 @@ class Control:
                 self._heard_ms = self._clock.boot_ms()
                 self._behind_since = None
                 self.welcome, self.trouble = welcome, ""
+                self._received = welcome.store_epoch, welcome.generation
                 self._hands.welcomed(welcome)
                 for fact in rest:
                     self.report(fact)
@@ -185,8 +187,9 @@ class Control:
                     faults.point("link.instruction.taken")
                     self._hands.instructed(down.instruction(reply.instruction))
                 case "orders":
-                    self._behind_since = None
-                    self._hands.ordered(down.orders_of(reply.orders))
+                    held = down.orders_of(reply.orders)
+                    self._received, self._behind_since = (held.store_epoch, held.generation), None
+                    self._hands.ordered(held)
                 case "beat":
                     self._compare(reply.beat)
                 case "fenced":
@@ -232,7 +235,7 @@ class Control:
             outgoing.put_nowait((up.heartbeat(self._hands.pulses(), *self._hands.held()), None))
 
     def _compare(self, beat: fleet_pb2.Beat) -> None:
-        epoch, generation = self._hands.held()
+        epoch, generation = self._received
         if beat.store_epoch != epoch:
             raise LinkLost("the switchboard's store is another one now", at_once=True)
         if beat.generation <= generation:

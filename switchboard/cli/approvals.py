@@ -3,19 +3,21 @@
 import difflib
 import json
 import sys
+import time
 import uuid
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import RenderableType
 
 from switchboard.cli import live
 from switchboard.cli.client import part
-from switchboard.cli.errors import Failed
+from switchboard.cli.errors import Away, Failed
 from switchboard.cli.options import Session, server_options
-from switchboard.cli.tables import Row, approvals_table
+from switchboard.cli.tables import Grid, Row, approvals_table
 from switchboard.cli.text import block, payload, plain
+
+CONFIRMS_WITHIN_S = 10.0
 
 
 @click.command("approvals")
@@ -30,7 +32,7 @@ def approvals(at: Session, run: str | None, everything: bool, watch: bool) -> No
     def read() -> Any:
         return server.get("/approvals", run=run, state=None if everything else "open")
 
-    def draw(found: Any) -> RenderableType:
+    def draw(found: Any) -> Grid:
         return approvals_table(found["approvals"])
 
     if watch:
@@ -87,8 +89,25 @@ def _vote(at: Session, id: str, verdict: str, note: str, edited: Any) -> None:
         body["input"] = edited
     if at.has_signed_in and sys.stdin.isatty():  # the password came before the card, so the card still needs its yes
         click.confirm(f"{verdict} this?", abort=True, err=True)
-    decided = at.signed_in.post(f"/approvals/{part(id)}/votes", body, repeat=True)
+    decided = _in_force(at, at.signed_in.post(f"/approvals/{part(id)}/votes", body, repeat=True))
     at.out.show(decided, lambda: f"{plain(id)} is {plain(decided['state'])}; delivery: {plain(decided['delivery'])}")
+    if decided["delivery"] == "sent":
+        raise Away("its machine has not confirmed that yet; it is told again whenever it comes back")
+    if decided["delivery"] in ("refused", "undeliverable"):
+        what = decided.get("in_force") or {}
+        by = f" by {what['by']}" if what.get("by") else ""
+        raise Failed(
+            f"what happened is another thing: {what.get('verdict', decided['delivery'])}{by}. {what.get('reason', '')}"
+        )
+
+
+def _in_force(at: Session, decided: Any) -> Any:
+    """Wait for the machine's receipt: only that puts a decision in force."""
+    until = time.monotonic() + CONFIRMS_WITHIN_S
+    while decided["delivery"] in ("sent", "accepted") and time.monotonic() < until:
+        time.sleep(0.2)
+        decided = at.server.get(f"/approvals/{part(str(decided['id']))}")
+    return decided
 
 
 def _input(name: str) -> Any:

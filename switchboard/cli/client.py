@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import ssl
 import sys
 import time
 from collections.abc import Iterator
@@ -80,8 +81,10 @@ def ask_password(person: str, from_stdin: bool, *, again: bool = False) -> str:
         if not password:
             raise Failed("the password was to come on stdin, but there was none")
         return password
-    if not Path("/dev/tty").exists() or not sys.stdin.isatty():
-        raise Failed("there is no terminal to ask for the password on: use --password-stdin")
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR))
+    except OSError:
+        raise Failed("there is no terminal to ask for the password on: use --password-stdin") from None
     return str(click.prompt(f"Password of {plain(person)}", hide_input=True, err=True, confirmation_prompt=again))
 
 
@@ -102,6 +105,7 @@ class Server:
             headers=headers,
             timeout=httpx.Timeout(60, connect=5),
             trust_env=host not in LOOPBACK,  # a proxy has no business with what never leaves this machine
+            verify=_trusted(),
         )
 
     def as_person(self, person: str, password: str) -> "Server":
@@ -144,15 +148,17 @@ class Server:
             try:
                 answer = self._http.request(method, path, params=params, json=body)
                 return self._read(answer)
-            except httpx.ConnectError:
-                raise self._nobody() from None
+            except httpx.ConnectError as error:
+                raise self._nobody(error) from None
             except httpx.HTTPError as error:
                 if wait is None or not (repeat or method == "GET"):
                     raise Away(f"{self.place.url} did not answer ({_why(error)}): look whether it happened") from None
                 time.sleep(wait)
         raise AssertionError("the last wait is None")
 
-    def _nobody(self) -> Away:
+    def _nobody(self, error: httpx.ConnectError) -> Away:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return Away(f"the certificate of {self.place.url} is not trusted here: name its CA's file in SSL_CERT_FILE")
         return Away(f"no switchboard answers at {self.place.url}: is it running? `make up` starts one on this machine")
 
     def _read(self, answer: httpx.Response) -> Any:
@@ -196,6 +202,17 @@ class Server:
                 raise Away(f"{self.place.url} has not answered for {PATIENCE_S:.0f} s ({_why(reason)})") from None
             time.sleep(random.uniform(0, delay))  # noqa: S311 - jitter, not a secret
             delay = min(delay * 2, 5)
+
+
+def _trusted() -> ssl.SSLContext | bool:
+    """Return whom to trust: the authorities of the user's own file, else the public ones."""
+    file = os.environ.get("SSL_CERT_FILE")
+    if not file:
+        return True
+    try:
+        return ssl.create_default_context(cafile=file)
+    except OSError as error:
+        raise Failed(f"SSL_CERT_FILE={file} cannot be used: {error.strerror or error}") from None
 
 
 def _why(error: Exception) -> str:

@@ -188,7 +188,8 @@ class House:
         """Write `up.json` once all is there, and a fresh token into it long before the old one ends."""
         await self._serving.wait()
         if self.has_daemon:
-            await self._attached()
+            with contextlib.suppress(TimeoutError):  # then without it, until it comes
+                await asyncio.wait_for(self._attached(), ATTACHES_WITHIN_S)
         while True:
             try:
                 self._token = (await self._asked().ask("token", machine=self._machine.get("id", "")))["token"]
@@ -198,20 +199,17 @@ class House:
                 continue
             self._write()
             self.ready.set()
-            await asyncio.sleep(TOKEN_EVERY_S)
+            if self.has_daemon and not self._machine:
+                await self._attached()
+            else:
+                await asyncio.sleep(TOKEN_EVERY_S)
 
     async def _attached(self) -> None:
-        """Wait until this machine's daemon has attached; go on without it when that takes too long."""
-        until = time.monotonic() + ATTACHES_WITHIN_S
-        while time.monotonic() < until:
-            try:
+        """Wait until this machine's daemon has attached."""
+        while not self._machine.get("attached"):
+            with contextlib.suppress(OSError, ValueError, KeyError, Failed):  # not enrolled yet, or no server just now
                 machine = json.loads(self._machine_file.read_text())["id"]
-                found = await self._asked().ask("machine", machine=machine)
-                self._machine = found["machine"]
-                if self._machine.get("attached"):
-                    return
-            except (OSError, ValueError, KeyError, Failed):
-                pass  # not enrolled yet, or the server is being started again
+                self._machine = (await self._asked().ask("machine", machine=machine))["machine"]
             await asyncio.sleep(0.1)
 
     def _write(self) -> None:
@@ -224,7 +222,8 @@ class House:
         _write_whole(
             self.data / "up.json",
             {
-                "http": self._local_url,
+                # Over TLS only the name in the certificate will do; a proxy's clients may as well come directly.
+                "http": self.base_url if self._scheme == "https" else self._local_url,
                 "grpc": shown(reachable(self._addresses["grpc"])),
                 "enroll": shown(reachable(self._addresses["enroll"])),
                 "machine": self._machine.get("id", ""),

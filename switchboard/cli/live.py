@@ -2,20 +2,19 @@
 
 import contextlib
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection
 from typing import Any
 
 import click
-from rich.console import Group, RenderableType
+from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
 from switchboard.cli.client import Server
 from switchboard.cli.errors import Away, Failed
-from switchboard.cli.tables import Printer
+from switchboard.cli.tables import Grid, Printer
 from switchboard.cli.text import as_json, plain
 
 REREAD_S = 10.0  # a wake-up that was lost costs this much, never a result
@@ -23,12 +22,12 @@ AT_MOST_EVERY_S = 0.5
 
 
 def watch(
-    server: Server, out: Printer, nouns: Collection[str], read: Callable[[], Any], draw: Callable[[Any], RenderableType]
+    server: Server, out: Printer, nouns: Collection[str], read: Callable[[], Any], draw: Callable[[Any], Grid]
 ) -> None:
     """Show what *read* gives and again whenever one of *nouns* changes, until Ctrl-C. With --json: a line per change."""
     woken: queue.Queue[Failed | None] = queue.Queue()
     threading.Thread(target=_listen, args=(server, nouns, woken), daemon=True).start()
-    on_terminal = not out.json and sys.stdout.isatty()
+    on_terminal = out.on_terminal and not out.json
     with contextlib.ExitStack() as stack:
         live = stack.enter_context(Live(console=out.console, screen=True, auto_refresh=False)) if on_terminal else None
         before: str | None = None
@@ -40,7 +39,7 @@ def watch(
                 )
             elif trouble is None and (state := as_json(value, indent=None)) != before:
                 before = state
-                out.line(value) if out.json else out.console.print(draw(value))
+                out.line(value) if out.json else out.draw(draw(value))
             elif trouble is not None:
                 click.echo(trouble, err=True)
             time.sleep(AT_MOST_EVERY_S)

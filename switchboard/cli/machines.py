@@ -1,13 +1,11 @@
 """Machines: which are in the fleet, and how one comes in or is put out; and the copies of stopped work that they keep."""
 
-from typing import Any
-
 import click
 
-from switchboard.cli.client import part
+from switchboard.cli.client import LOOPBACK, part
 from switchboard.cli.options import Session, machine_id, server_options
 from switchboard.cli.tables import machines_table, say, table
-from switchboard.cli.text import as_json, plain, size
+from switchboard.cli.text import as_json, moment, plain, size
 
 
 class ListedByDefault(click.Group):
@@ -40,7 +38,11 @@ def invite(at: Session, name: str) -> None:
     answer = at.signed_in.post("/machines/invites", {"name": name})
     at.out.show(answer, lambda: plain(answer["command"]))
     if not at.out.json:
-        say(f"good once, until {plain(answer['until'])}; whoever pastes it first joins")
+        say(f"good once, until {moment(answer['until'])}; whoever pastes it first joins")
+        if any(f" {host}:" in answer["command"] for host in LOOPBACK):
+            say(
+                "this server hears its own machine only: for others, start it with --grpc and --enroll on its network address"
+            )
 
 
 @machines.command("revoke")
@@ -65,8 +67,8 @@ def safety() -> None:
 def safety_list(at: Session, machine: str | None) -> None:
     """List the copies that a machine keeps."""
     found = at.server.get(f"/machines/{_where(at, machine)}/safety")
-    copies = _copies(found)
-    headers = ("COPY", "RUN", "HEAD", "FILES", "SIZE", "SAVED", "EXPIRES")
+    copies = found["copies"]
+    headers = ("COPY", "RUN", "CHECKOUT", "HEAD", "SIZE", "SAVED", "EXPIRES")
     at.out.show(
         found,
         lambda: (
@@ -76,11 +78,11 @@ def safety_list(at: Session, machine: str | None) -> None:
                     (
                         copy.get("id"),
                         copy.get("run"),
+                        copy.get("root"),
                         str(copy.get("head") or "")[:12],
-                        copy.get("files"),
                         size(copy.get("bytes")),
-                        copy.get("saved_at") or copy.get("at"),
-                        copy.get("expires_at") or copy.get("expires"),
+                        moment(copy.get("saved_wall_ms")),
+                        moment(copy.get("expires_wall_ms")),
                     )
                     for copy in copies
                 ),
@@ -118,9 +120,3 @@ def _where(at: Session, machine: str | None) -> str:
     if at.place.machine:
         return part(at.place.machine)
     raise click.UsageError("say which machine with --machine")
-
-
-def _copies(found: Any) -> list[Any]:
-    if isinstance(found, list):
-        return found
-    return list(found.get("copies") or found.get("safety") or ())

@@ -157,7 +157,11 @@ def diff_text(found: Mapping[str, Any]) -> str:
         if file.get("binary"):
             lines.append("  (binary)")
         elif file.get("patch"):
-            lines += [_coloured(line) for line in str(file["patch"]).rstrip("\n").split("\n")]
+            patch = str(file["patch"]).rstrip("\n").split("\n")
+            first = next(
+                (n for n, line in enumerate(patch) if line.startswith("@@")), 0
+            )  # the line above says the rest
+            lines += map(_coloured, patch[first:])
         if file.get("truncated"):
             lines.append("  … the rest of this file's diff is not shown: it is too large")
         parts.append("\n".join(lines))

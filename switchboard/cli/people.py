@@ -9,7 +9,7 @@ from switchboard.cli.client import Place, Server, ask_password, part
 from switchboard.cli.errors import Failed
 from switchboard.cli.options import Session, machine_id, server_options
 from switchboard.cli.tables import say, table
-from switchboard.cli.text import plain
+from switchboard.cli.text import moment, plain
 from switchboard.domain.people import NEVER_BY_TOKEN, Permission, Role
 
 ROLES = click.Choice([role.value for role in Role])
@@ -126,7 +126,7 @@ def list_tokens(at: Session) -> None:
                         t.get("person"),
                         ", ".join(sorted(t.get("permits") or ())),
                         t.get("machine"),
-                        t.get("until"),
+                        moment(t.get("until")),
                     )
                     for t in found["tokens"]
                 ),
@@ -180,7 +180,7 @@ def audit(at: Session, limit: int, before: int | None) -> None:
         lambda: table(
             headers,
             (
-                (e["seq"], e["at"], e["by"], e["via"], e["action"], e["subject"], e.get("reason"))
+                (e["seq"], moment(e["at"]), e["by"], e["via"], e["action"], e["subject"], e.get("reason"))
                 for e in reversed(entries)
             ),
         ),

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-from rich.console import RenderableType
 
 from switchboard.cli import live, output
 from switchboard.cli.client import Server, part
 from switchboard.cli.errors import Away, Failed
 from switchboard.cli.options import Session, machine_id, server_options
-from switchboard.cli.tables import Row, runs_table, say
+from switchboard.cli.tables import Grid, Row, runs_table, say
 from switchboard.cli.text import age, plain
 from switchboard.domain.run import RESUMABLE, RunState
 
@@ -44,11 +43,11 @@ def runs(at: Session, everything: bool, watch: bool, machine: str | None, **want
         query["all"] = 1
     if not watch:
         rows = list(server.pages("/runs", "runs", **query))
-        at.out.show({"runs": rows}, lambda: runs_table(rows, at.out.console.width) if rows else "no runs")
+        at.out.show({"runs": rows}, lambda: runs_table(rows, at.out.width) if rows else "no runs")
         return
 
-    def draw(page: Any) -> RenderableType:
-        return runs_table(page["runs"], at.out.console.width)
+    def draw(page: Any) -> Grid:
+        return runs_table(page["runs"], at.out.width)
 
     # As many as fit; a screen of ten thousand lines helps nobody.
     live.watch(

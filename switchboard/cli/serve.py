@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -48,6 +49,8 @@ def serve(
     """Run a switchboard server until it is told to end."""
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key belong together")
+    if tls_cert and tls_key:
+        check_certificate(tls_cert, tls_key)
     try:
         from switchboard import app, log
     except ModuleNotFoundError as error:
@@ -81,6 +84,19 @@ def serve(
         asyncio.run(run())
     except (SwitchboardError, OSError, ExceptionGroup) as error:
         raise Failed(_sentence(error)) from error
+
+
+def check_certificate(cert: Path, key: Path) -> None:
+    """Raises Failed when the two cannot be served with."""
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key, password=_no_password)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise Failed(f"{cert} and {key} cannot be served with: {reason}") from None
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted, and nobody is there to type its password")
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ from switchboard.cli.client import Server, part
 from switchboard.cli.errors import AWAY, REFUSED
 from switchboard.cli.options import Session, machine_id, server_options
 from switchboard.cli.tables import Row, order_rows_table, runs_table, say, table
-from switchboard.cli.text import plain
+from switchboard.cli.text import moment, plain
 
 ENDING = ("ending", "unconfirmed")
 
@@ -78,7 +78,7 @@ def order(
 def _preview(at: Session, found: Any) -> None:
     at.out.show(
         found,
-        lambda: runs_table(found["runs"], at.out.console.width) if found["runs"] else "nothing on record matches now",
+        lambda: runs_table(found["runs"], at.out.width) if found["runs"] else "nothing on record matches now",
     )
     if (away := found.get("machines_away")) and not at.out.json:
         say(f"away, and would obey at their return: {plain(', '.join(map(_name, away)))}")
@@ -159,9 +159,9 @@ def list_orders(at: Session, everything: bool) -> None:
                         selector_words(order["selector"]),
                         order["by"],
                         order["reason"],
-                        order["issued_at"],
+                        moment(order["issued_at"]),
                         "yes" if order["hold"] else "no",
-                        order.get("review_at"),
+                        moment(order.get("review_at")) if order["hold"] else "",
                         order.get("lifted_by"),
                     )
                     for order in orders
@@ -175,7 +175,7 @@ def list_orders(at: Session, everything: bool) -> None:
 
 def selector_words(selector: Row) -> str:
     """Return a selector as a person would say it."""
-    words = ["everything"] if selector.get("all") else []
+    words: list[str] = []
     for key, word in (
         ("repos", "repo"),
         ("machines", "machine"),
@@ -186,7 +186,7 @@ def selector_words(selector: Row) -> str:
         ("except_runs", "but not run"),
     ):
         words += [f"{word} {value}" for value in selector.get(key) or ()]
-    return ", ".join(words) or "nothing"
+    return ", ".join(words) or ("everything" if selector.get("all") else "nothing")
 
 
 @stop.command("lift")
@@ -207,4 +207,4 @@ def extend(at: Session, id: str, hours: int) -> None:
     """Move the time at which the order's author is asked whether it should still stand."""
     answer = at.server.post(f"/orders/{part(id)}/extend", {"hours": hours})
     made = answer.get("order", answer)
-    at.out.show(answer, lambda: f"order {plain(id)} is reviewed at {plain(made.get('review_at'))}")
+    at.out.show(answer, lambda: f"order {plain(id)} is reviewed at {moment(made.get('review_at'))}")

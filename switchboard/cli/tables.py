@@ -13,6 +13,8 @@ from switchboard.cli.text import age, as_json, plain, size
 
 Row = Mapping[str, Any]
 
+FOLDED_ROWS = 500  # more of them take seconds to fold, and nobody reads them one by one
+
 STYLES = {
     "waiting": "bold yellow",
     "open": "bold yellow",
@@ -33,9 +35,13 @@ STYLES = {
 class Printer:
     def __init__(self, json: bool) -> None:
         self.json = json
-        # Off a terminal nothing is folded or cut: a line is a row.
-        width = None if sys.stdout.isatty() else 1000
-        self.console = Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+        self.on_terminal = sys.stdout.isatty()
+        self.console = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+    @property
+    def width(self) -> int:
+        """Characters in a line; without a terminal there is no end to it."""
+        return self.console.width if self.on_terminal else 1000
 
     def show(self, value: Any, people: Callable[[], object]) -> None:
         """Print *value* as JSON, or what *people* returns: a table, or lines that are safe already."""
@@ -43,10 +49,16 @@ class Printer:
             click.echo(as_json(value))
             return
         shown = people()
-        if isinstance(shown, Table):
-            self.console.print(shown)
+        if isinstance(shown, Grid):
+            self.draw(shown)
         elif shown is not None:
             click.echo(str(shown))
+
+    def draw(self, grid: "Grid") -> None:
+        if self.on_terminal and len(grid) <= FOLDED_ROWS:
+            self.console.print(grid)
+        else:
+            click.echo(grid.lines())
 
     def line(self, value: Any) -> None:
         """Print one JSON line of a stream."""
@@ -58,38 +70,64 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[object]], styled: int | None = None) -> Table:
-    """Return a table; the column *styled* is coloured by the word in it."""
-    made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for header in headers:
-        made.add_column(header, overflow="fold")
-    for row in rows:
-        cells = [Text(plain(cell)) for cell in row]
-        if styled is not None:
-            cells[styled].stylize(STYLES.get(str(row[styled]).split(" ")[0], ""))
-        made.add_row(*cells)
-    return made
+class Grid:
+    """Rows under headers. The first column holds ids, which people copy: it is never folded while another column can be."""
+
+    def __init__(self, headers: Sequence[str], rows: Iterable[Sequence[object]], styled: int | None) -> None:
+        self._headers, self._styled = headers, styled
+        self._rows = [
+            ["\n".join(map(plain, cell)) if isinstance(cell, tuple) else plain(cell) for cell in row] for row in rows
+        ]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __rich__(self) -> Table:
+        """For a terminal: folded to its width, and coloured."""
+        made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+        for number, header in enumerate(self._headers):
+            made.add_column(header, overflow="fold", no_wrap=number == 0)
+        for row in self._rows:
+            cells = [Text(cell) for cell in row]
+            if self._styled is not None:
+                cells[self._styled].stylize(STYLES.get(row[self._styled].split("\n")[0].split(" ")[0], ""))
+            made.add_row(*cells)
+        return made
+
+    def lines(self) -> str:
+        """For everything else: a row is a line, nothing is folded or cut."""
+        rows = [list(self._headers), *([cell.replace("\n", " ") for cell in row] for row in self._rows)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
 
 
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]], styled: int | None = None) -> Grid:
+    """Return a table; the column *styled* is coloured by the word in it, and a cell that is a tuple has a line for each."""
+    return Grid(headers, rows, styled)
+
+
+WIDE = 165  # below it, each run takes two lines
 RUN_HEADERS = (
-    "RUN",
-    "STATE",
-    "MACHINE",
-    "REPO",
-    "BRANCH",
-    "AGENT",
-    "MODE",
-    "NOT GATED",
-    "OWNER",
-    "WAITS FOR",
-    "AGE",
-    "SEEN",
+    *("RUN", "STATE", "MACHINE", "REPO", "BRANCH", "AGENT", "MODE", "OWNER", "WAITS FOR", "AGE", "SEEN", "NOT GATED"),
 )
+NARROW_HEADERS = ("RUN, WAITS FOR", "STATE, SEEN", "MACHINE, OWNER", "REPO, BRANCH", "AGENT, MODE", "AGE, NOT GATED")
 
 
-def run_row(row: Row, wide: bool) -> tuple[object, ...]:
+def runs_table(rows: Sequence[Row], width: int) -> Grid:
+    if width >= WIDE:
+        return table(RUN_HEADERS, (_run_cells(row, width > 2 * WIDE) for row in rows), styled=1)
+
+    def stacked(row: Row) -> tuple[object, ...]:
+        run, state, machine, repo, branch, agent, mode, owner, waits_for, old, seen, loose = _run_cells(row, False)
+        return (run, waits_for), (state, seen), (machine, owner), (repo, branch), (agent, mode), (old, loose)
+
+    return table(NARROW_HEADERS, map(stacked, rows), styled=1)
+
+
+def _run_cells(row: Row, in_words: bool) -> tuple[object, ...]:
     not_gated = row.get("not_gated") or ()
-    mode = "/".join(filter(None, (row.get("mode") or "", row.get("permission_mode") or "")))
     seen = age(row.get("proof_age_s"))
     return (
         row.get("id"),
@@ -98,20 +136,16 @@ def run_row(row: Row, wide: bool) -> tuple[object, ...]:
         row.get("repo") or row.get("path"),
         row.get("branch"),
         " ".join(filter(None, (row.get("agent"), row.get("agent_version")))),
-        mode,
-        "; ".join(map(str, not_gated)) if wide else (f"{len(not_gated)}" if not_gated else ""),
+        "/".join(filter(None, (row.get("mode"), row.get("permission_mode")))),
         row.get("owner"),
         row.get("waits_for"),
         age(row.get("age_s")),
         f"{seen} ago" if row.get("reachable", True) and seen else f"away{', ' + seen if seen else ''}",
+        "; ".join(map(str, not_gated)) if in_words else (f"{len(not_gated)} things" if not_gated else ""),
     )
 
 
-def runs_table(rows: Sequence[Row], width: int) -> Table:
-    return table(RUN_HEADERS, (run_row(row, width >= 180) for row in rows), styled=1)
-
-
-def approvals_table(rows: Sequence[Row]) -> Table:
+def approvals_table(rows: Sequence[Row]) -> Grid:
     headers = ("APPROVAL", "STATE", "ASKS", "WHAT", "RUN", "REPO", "OWNER", "DELIVERY")
     return table(
         headers,
@@ -132,7 +166,7 @@ def approvals_table(rows: Sequence[Row]) -> Table:
     )
 
 
-def machines_table(rows: Sequence[Row]) -> Table:
+def machines_table(rows: Sequence[Row]) -> Grid:
     headers = ("MACHINE", "NAME", "STATE", "AGENTS", "OWNER", "PLATFORM", "VERSION", "LAST SEEN")
     return table(
         headers,
@@ -174,12 +208,11 @@ def safety_line(safety: Row | None) -> str:
     if safety.get("error"):
         return f"not saved: {safety['error']}"
     left_out = len(safety.get("not_saved") or ())
-    return f"{safety.get('id')}: {safety.get('files')} files, {size(safety.get('bytes'))}" + (
-        f", {left_out} not saved" if left_out else ""
-    )
+    files = f"{safety.get('files')} {'file' if safety.get('files') == 1 else 'files'}"
+    return f"{safety.get('id')}: {files}, {size(safety.get('bytes'))}" + (f", {left_out} not saved" if left_out else "")
 
 
-def order_rows_table(rows: Sequence[Row]) -> Table:
+def order_rows_table(rows: Sequence[Row]) -> Grid:
     headers = ("RUN", "MACHINE", "STANDING", "PROOF", "RUNG", "TOOK", "PROCESSES", "SAVED", "REASON")
 
     def cells(row: Row) -> tuple[object, ...]:

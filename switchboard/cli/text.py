@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 # Letters, marks and symbols that print as nothing, so that two different commands would look alike.
@@ -19,7 +20,8 @@ def _visible(char: str) -> str:
 
 def plain(value: object) -> str:
     """Return *value* as one line in which every control, invisible and direction-changing character is a visible escape."""
-    return "".join(map(_visible, "" if value is None else str(value)))
+    text = "" if value is None else str(value)
+    return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
 
 
 def block(value: object, indent: str = "") -> str:
@@ -45,6 +47,18 @@ def age(seconds: object) -> str:
     if s < 86400:
         return f"{s // 3600} h {s % 3600 // 60} min"
     return f"{s // 86400} d {s % 86400 // 3600} h"
+
+
+def moment(at: object) -> str:
+    """Return an instant, from ISO 8601 text or milliseconds since 1970, to the second and in UTC."""
+    try:
+        if isinstance(at, int | float) and not isinstance(at, bool):
+            when = datetime.fromtimestamp(at / 1000, UTC)
+        else:
+            when = datetime.fromisoformat(str(at)).astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        return plain(at)
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def size(count: object) -> str:

@@ -18,6 +18,7 @@ from switchboard.cli import parts, ports
 from switchboard.cli.client import default_data
 from switchboard.cli.errors import Failed
 from switchboard.cli.house import House
+from switchboard.cli.serve import check_certificate
 from switchboard.cli.text import plain
 from switchboard.settings import Address
 
@@ -61,6 +62,8 @@ def up(
     """Start a switchboard and this machine's daemon, and keep them running until Ctrl-C."""
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key belong together")
+    if tls_cert and tls_key:
+        check_certificate(tls_cert, tls_key)
     options = (
         *(("--tls-cert", str(tls_cert.resolve()), "--tls-key", str(tls_key.resolve())) if tls_cert and tls_key else ()),
         *(("--public-url", public_url) if public_url else ()),
@@ -88,7 +91,8 @@ def up(
 
 
 def tell(text: str) -> None:
-    click.echo(text)
+    with contextlib.suppress(OSError):  # whoever read this is gone; everything goes on until it is told to end
+        click.echo(text)
 
 
 def _made(data: Path) -> Path:

@@ -32,6 +32,7 @@ LIFE = timedelta(days=3650)
 BACKDATED = timedelta(days=30)
 LEAF_BACKDATED = timedelta(hours=49)  # a server clock that was two days fast when it signed does no harm
 LONGEST_REQUEST = 16_384  # bytes of PEM
+CERTIFICATES_REMEMBERED = 20_000
 
 
 class Pair(NamedTuple):
@@ -55,6 +56,7 @@ class Authority:
         self._clock = clock
         self._ca = _kept(home / "ca.pem", lambda: _own(f"{NAME} machines", clock.now(), authority=True))
         self._enroll = _kept(home / "enroll.pem", lambda: _own(NAME, clock.now(), authority=False))
+        self._read: dict[bytes, Presented] = {}  # certificates of ours whose signature was checked before
         self._sealing = HKDF(hashes.SHA256(), 32, salt=None, info=b"switchboard order seal").derive(
             self._ca.key.private_bytes(
                 serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -103,17 +105,23 @@ class Authority:
 
     def presented(self, certificate_pem: bytes) -> Presented:
         """Return whom a certificate of ours names, valid or expired. Raises Forbidden when it is not one."""
+        if (known := self._read.get(certificate_pem)) is not None:
+            return known
         certificate = self._ours(certificate_pem)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uri = urlsplit(next(iter(names.get_values_for_type(x509.UniformResourceIdentifier)), ""))
         generation = parse_qs(uri.query).get("generation", [""])[0]
         if uri.scheme != NAME or uri.netloc != "machine" or not generation.isdecimal():
             raise Forbidden("this certificate names no machine: join again with `switchboard-daemon join`")
-        return Presented(
+        found = Presented(
             machine=uri.path.lstrip("/"),
             generation=int(generation),
             fingerprint=_fingerprint(certificate.public_key()),
         )
+        if len(self._read) >= CERTIFICATES_REMEMBERED:
+            self._read.clear()
+        self._read[certificate_pem] = found
+        return found
 
     def presented_expired(self, certificate_pem: bytes, signed: bytes, signature: bytes) -> Presented:
         """Return whom a certificate names that expired at most 30 days ago and whose key signed *signed*. Raises Forbidden."""

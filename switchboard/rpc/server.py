@@ -18,9 +18,11 @@ from switchboard.services.identity import Identity
 
 Address = tuple[str, int]
 
-LARGEST_MESSAGE = 4 << 20  # a hello of ten thousand runs, or a prompt of 1 MiB with its run, fits
+LARGEST_MESSAGE = 8 << 20  # a hello of ten thousand runs, or a prompt of 1 MiB with its run, fits
 LARGEST_ENROLMENT = 64 << 10
+ENROLMENTS_AT_ONCE = 1_000  # that port answers anybody
 STREAMS_PER_CONNECTION = 16
+HANDSHAKE_MS = 20_000  # a herd on a small server takes its time
 FILES_WANTED = 65_536
 
 # All three are needed: with keepalive alone a cut line is noticed after a minute, not after seconds.
@@ -31,7 +33,6 @@ KEEPALIVE = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 2_000),
-    ("grpc.http2.max_ping_strikes", 0),
 )
 # The defaults answer a herd that reconnects with CANCELLED.
 HERD = (
@@ -64,7 +65,7 @@ async def serving(
     machines = _server(gate, LARGEST_MESSAGE)
     # Generated code carries no types.
     fleet_pb2_grpc.add_FleetServiceServicer_to_server(servicer, machines)  # type: ignore[no-untyped-call]
-    newcomers = _server(gate, LARGEST_ENROLMENT)
+    newcomers = _server(gate, LARGEST_ENROLMENT, ENROLMENTS_AT_ONCE)
     enroll_pb2_grpc.add_EnrollServiceServicer_to_server(enrolment, newcomers)  # type: ignore[no-untyped-call]
     try:
         ports = Ports(
@@ -88,15 +89,17 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _server(gate: Gate, largest: int) -> grpc.aio.Server:
+def _server(gate: Gate, largest: int, at_once: int | None = None) -> grpc.aio.Server:
     return grpc.aio.server(
         interceptors=[gate],
+        maximum_concurrent_rpcs=at_once,
         options=[
             *KEEPALIVE,
             *HERD,
             ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
             ("grpc.max_receive_message_length", largest),
             ("grpc.max_send_message_length", -1),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ],
     )
 

@@ -232,8 +232,8 @@ class Approvals:
             if self._clock.now() < approval.expires_at + DECISION_GRACE:
                 await self._deliver(approval, vote)
 
-    async def forget_run(self, run: str) -> None:
-        for approval in [a for a in self._projection.approvals() if a.run == run]:
+    async def forget_runs(self, runs: frozenset[str]) -> None:
+        for approval in [a for a in self._projection.approvals() if a.run in runs]:
             await self._approvals.delete(approval.id)
 
     # Small parts

@@ -28,6 +28,7 @@ from switchboard.services.stops import Stops
 BEATS_MISSED = 3  # until a machine counts as away
 STANDING_EVERY = 4.0  # seconds between two looks at whether attached machines still may
 STRANGE_BEATS = 2  # that name another store, until the stream is closed so that a hello comes
+NEWER = "a newer connection of this machine has taken this one's place"
 ALL_LIVE_RUNS = "all-live-runs"  # a daemon that says so names every live run in its hello
 
 
@@ -130,8 +131,10 @@ class Fleet:
         line = Line(
             machine.id, machine.name, hello.boot_epoch, connection, lambda: self._instructions.pending(machine.id)
         )
-        if (older := self._lines.get(machine.id)) is not None:
-            self._fence_older(older)
+        if (other := self._lines.get(machine.id)) is not None:
+            if other.connection > connection:
+                raise Conflict(NEWER)
+            self._fence_older(other)
         self._lines[machine.id] = line
         self._presence.came(machine.id, connection)
         self._presence.holds(machine.id, hello.orders_epoch, hello.orders_generation)
@@ -232,7 +235,7 @@ class Fleet:
         def entered(found: Machine | None) -> Machine:
             known = (found or machine).checked()
             if known.connection > connection:
-                raise Conflict(f"a newer connection of machine {known.name} has taken this one's place")
+                raise Conflict(NEWER)
             return replace(
                 known,
                 connection=connection,
@@ -262,8 +265,7 @@ class Fleet:
         return [self._lines[machine]] if machine in self._lines else []
 
     def _fence_older(self, line: Line) -> None:
-        why = "a newer connection of this machine has taken its place"
-        line.fence(Fenced(why, retry=True, error=Conflict(why)))
+        line.fence(Fenced(NEWER, retry=True, error=Conflict(NEWER)))
 
     def _barred(self, machine: str, error: SwitchboardError) -> None:
         if (line := self._lines.get(machine)) is not None:

@@ -114,8 +114,11 @@ class Instructions:
         for old in [i for i in self._instructions.all() if not i.pending and i.lapses_at + KEPT <= now]:
             await self._instructions.delete(old.id)
 
-    async def forget_run(self, run: str) -> None:
-        for theirs in [i for i in self._instructions.all() if i.run == run and i.kind is not Kind.PURGE]:
+    async def forget(self, id: str) -> None:
+        await self._instructions.delete(id)
+
+    async def forget_runs(self, runs: frozenset[str]) -> None:
+        for theirs in [i for i in self._instructions.all() if i.run in runs and i.kind is not Kind.PURGE]:
             await self._instructions.delete(theirs.id)
 
     async def _change(self, id: str, decide: Callable[[Instruction | None], Instruction | None]) -> None:

@@ -91,7 +91,8 @@ class Presence:
         await self._write(sorted(due, key=lambda id: self._lives[id].attached)[:WRITTEN_AT_ONCE])
 
     async def _write(self, ids: Iterable[str]) -> None:
-        waiting = iter(list(ids))
+        due = list(ids)
+        waiting = iter(due)
 
         async def write() -> None:
             for id in waiting:
@@ -106,7 +107,7 @@ class Presence:
                     del self._lives[id]
 
         async with asyncio.TaskGroup() as tasks:
-            for number in range(WRITERS):
+            for number in range(min(WRITERS, len(due))):
                 tasks.create_task(write(), name=f"presence writer {number}")
 
     def _live(self, record: Machine) -> Machine:

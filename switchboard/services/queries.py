@@ -1,6 +1,7 @@
 """Questions to a machine: a diff, an old range of output, its safety copies. Answered on the upload stream, in parts."""
 
 import asyncio
+import contextlib
 import json
 import secrets
 from collections.abc import Mapping
@@ -55,6 +56,8 @@ class Queries:
         finally:
             del self._asked[id]
             self._partial.pop((machine, id), None)
+            with contextlib.suppress(Unavailable):  # then it lapses, and is trimmed a day later
+                await self._instructions.forget(id)  # an answer is somebody's content: it stays nowhere
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:

@@ -67,14 +67,15 @@ class Reports:
 
     async def record_all(self, machine: str, reports: Iterable[Report]) -> None:
         """Store many at once, a bounded number at a time."""
-        waiting = iter(list(reports))
+        due = list(reports)
+        waiting = iter(due)
 
         async def record() -> None:
             for report in waiting:
                 await self.record(machine, report)
 
         async with asyncio.TaskGroup() as tasks:
-            for number in range(STORING):
+            for number in range(min(STORING, len(due))):
                 tasks.create_task(record(), name=f"hello of {machine} {number}")
 
     async def gone(self, machine: str, living: frozenset[str]) -> None:

@@ -63,19 +63,21 @@ class RunRecords:
                     run.id, RunState.INTERRUPTED, reason, lambda found: found.state is not RunState.ORDERED
                 )
 
-    async def forget(self, run: str) -> None:
-        """Forget what hangs on a run: its output, its questions, and what it was told."""
-        await self._output.purge(run)
-        await self._approvals.forget_run(run)
-        await self._instructions.forget_run(run)
+    async def forget(self, *runs: str) -> None:
+        """Forget what hangs on runs: their output, their questions, and what they were told."""
+        for run in runs:
+            await self._output.purge(run)
+        await self._approvals.forget_runs(frozenset(runs))
+        await self._instructions.forget_runs(frozenset(runs))
 
     async def forget_ended(self, retention: timedelta) -> None:
         """Forget runs that ended so long ago."""
         limit = self._clock.now() - retention
-        for run in [r for r in self._projection.runs() if not r.active and r.changed_at <= limit]:
-            await self.forget(run.id)
-            await self._runs.delete(run.id)
-            await self._audit.append(by="switchboard", via="system", action="run.forgotten", subject=run.id)
+        ended = [run.id for run in self._projection.runs() if not run.active and run.changed_at <= limit]
+        await self.forget(*ended)
+        for run in ended:
+            await self._runs.delete(run)
+            await self._audit.append(by="switchboard", via="system", action="run.forgotten", subject=run)
 
     async def close_unstarted(self) -> None:
         """Close ordered runs whose start is no longer on its way."""

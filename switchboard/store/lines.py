@@ -38,7 +38,7 @@ class Lines:
         loop = asyncio.get_running_loop()
         answers: asyncio.Future[list[Any]] = loop.create_future()
         text = b"".join(packed(command) for command in commands)
-        self._waiting.append(_Sent(text, len(commands), answers))
+        self._waiting.append(_Sent(text, len(commands), answers, loop.time()))
         if not self._flushing:
             self._flushing = True
             loop.call_soon(self._flush)
@@ -54,12 +54,15 @@ class Lines:
 
     def _flush(self) -> None:
         self._flushing = False
+        too_old = asyncio.get_running_loop().time() - self._timeout
         while self._waiting and len(self._under_way) < LANES:
             batch: list[_Sent] = []
             size = 0
             while self._waiting and len(batch) < BATCH and size < BATCH_BYTES:
                 sent = self._waiting.popleft()
-                if not sent.answers.done():  # else its sender has gone
+                if sent.at < too_old:
+                    sent.fail(TooSlow(f"nothing was sent within {self._timeout} s"))
+                elif not sent.answers.done():  # else its sender has gone
                     batch.append(sent)
                     size += len(sent.text)
             if batch:
@@ -123,6 +126,7 @@ class _Sent:
     text: bytes
     count: int
     answers: "asyncio.Future[list[Any]]"
+    at: float
 
     def fail(self, error: Exception) -> None:
         if not self.answers.done():

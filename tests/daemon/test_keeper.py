@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from helpers.eventually import eventually
 from helpers.processes import (
+    MACHINE,
     alive,
     close_pipes,
     environ,
@@ -47,7 +48,7 @@ def home():
 
 @pytest.fixture(params=[True, False], ids=["cgroup", "free"])
 async def processes(request, home) -> AsyncIterator[Processes]:
-    async with Processes("m1", home / "home", SystemClock(), cgroups=request.param) as processes:
+    async with Processes(MACHINE, home / "home", SystemClock(), cgroups=request.param) as processes:
         yield processes
 
 
@@ -96,7 +97,7 @@ async def test_the_agent_gets_a_marker_and_nothing_of_the_keepers_settings(proce
     await eventually(lambda: sorted(os.listdir(f"/proc/{started.keeper.agent_pid}/fd")) == ["0", "1", "2"])
     await processes.end("r1", grace_s=0, from_rung="kill")
 
-    assert seen["SWITCHBOARD_RUN"] == "m1/r1"
+    assert seen["SWITCHBOARD_RUN"] == f"{MACHINE}/r1"
     assert not [name for name in seen if name.startswith("SWITCHBOARD_KEEPER")]
     assert "keepers.sock" not in repr(seen)
 
@@ -166,7 +167,7 @@ def started_without_a_daemon(home: Path, path: str, secret: str) -> subprocess.C
     word = token()
     settings = {"SOCKET": path, "SECRET": secret, "PROGRAM": str(program(home, tree()))}
     env = {**os.environ, **{f"SWITCHBOARD_KEEPER_{name}": value for name, value in settings.items()}}
-    command = [sys.executable, "-I", "-S", KEEPER, "m1/r1", word]
+    command = [sys.executable, "-I", "-S", KEEPER, f"{MACHINE}/r1", word]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert alive(word) == []
     return done
@@ -193,7 +194,7 @@ async def test_a_wrong_secret_starts_nothing(processes, home):
 
 async def test_a_secret_works_once_and_only_for_a_process_that_the_daemon_started(processes, home):
     launch = processes.launch("r1", 1, program(home, tree()))
-    thief = ["setsid", sys.executable, "-I", "-S", str(KEEPER), "m1/r1", word := token()]
+    thief = ["setsid", sys.executable, "-I", "-S", str(KEEPER), f"{MACHINE}/r1", word := token()]
     env = {**os.environ, **launch.env}
     stolen = await execute(*thief, env=env, stderr=PIPE)
     _, err = await stolen.communicate()
@@ -223,7 +224,7 @@ async def test_a_flood_of_strangers_does_not_keep_keepers_out(processes, home):
     launch = processes.launch("r1", 1, program(home, tree()))
     path = launch.env["SWITCHBOARD_KEEPER_SOCKET"]
     crowd = []
-    for words in (b"", b"{}\n", b"[1]\n", b"\xff\xfe\n", b'{"hello": "m1/r1", "secret": {"a": []}}\n', b"x" * 70_000):
+    for words in (b"", b"{}\n", b"[1]\n", b"\xff\xfe\n", b'{"hello": "x/r1", "secret": {"a": []}}\n', b"x" * 70_000):
         for _ in range(20):
             crowd.append(stranger := socket.socket(socket.AF_UNIX))
             stranger.connect(path)
@@ -248,7 +249,7 @@ async def test_the_socket_is_for_its_owner_alone(processes, home):
 
 async def test_a_home_whose_path_is_too_long_for_a_socket_still_works(home):
     far = home.joinpath(*["a-folder-with-a-long-name"] * 5)
-    async with Processes("m1", far, SystemClock()) as processes:
+    async with Processes(MACHINE, far, SystemClock()) as processes:
         started = await start(processes, "r1", home, tree(), 1)
         emptied = await processes.end("r1", grace_s=30)
         path = Path(processes.launch("r2", 1, far).env["SWITCHBOARD_KEEPER_SOCKET"])

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import sys
 import tempfile
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from helpers.eventually import eventually
 from helpers.processes import (
     ALL_TWENTY,
     KINDS,
+    MACHINE,
     Started,
     alive,
     close_pipes,
@@ -55,13 +58,13 @@ def home():
 
 @pytest.fixture(params=["cgroups", "free"])
 async def processes(request, home) -> AsyncIterator[Processes]:
-    async with Processes("m1", home / "home", CLOCK, cgroups=request.param == "cgroups") as processes:
+    async with Processes(MACHINE, home / "home", CLOCK, cgroups=request.param == "cgroups") as processes:
         yield processes
 
 
 @pytest.fixture
 async def caged(home) -> AsyncIterator[Processes]:
-    async with Processes("m1", home / "home", CLOCK) as processes:
+    async with Processes(MACHINE, home / "home", CLOCK) as processes:
         if processes._cgroups is None:
             pytest.fail("this machine has no cgroup2 that may be written: what depends on one cannot be shown here")
         yield processes
@@ -85,7 +88,7 @@ async def nothing_is_left(processes: Processes, started: Started) -> None:
 async def test_no_kind_of_process_escapes(processes, home, kind):
     started = await start(processes, "r1", home, tree(kind), 2)
     seen = await processes.look("r1")
-    named = b"keeper.py\0m1/r1\0" in Path(f"/proc/{started.keeper.pid}/cmdline").read_bytes()
+    named = f"keeper.py\0{MACHINE}/r1\0".encode() in Path(f"/proc/{started.keeper.pid}/cmdline").read_bytes()
     emptied = await processes.end("r1", grace_s=0.3 if kind.startswith("deaf") else 30)
 
     assert named  # so that people see in ps(1) what it is, and the next daemon finds it
@@ -300,7 +303,7 @@ async def test_the_daemon_or_a_bystander_that_was_pushed_into_the_cgroup_lives(c
 
 
 async def test_a_forged_marker_only_harms_the_forger(processes, home):
-    forge = f"(SWITCHBOARD_RUN=m1/r1 setsid sleep {(forged := token())} &)\n"
+    forge = f"(SWITCHBOARD_RUN={MACHINE}/r1 setsid sleep {(forged := token())} &)\n"
     victim = await start(processes, "r1", home, tree(), 1)
     forger = await start(processes, "r2", home, tree("own session", last=forge + 'exec sleep "$T"'), 2)
     await eventually(lambda: sleepers(forged))
@@ -313,7 +316,7 @@ async def test_a_forged_marker_only_harms_the_forger(processes, home):
 
 
 async def test_a_marker_of_another_machine_or_of_no_run_is_left_alone(processes):
-    words = {"m2/r1": token(), "m1/r12": token(), "m1/r1/../r2": token()}
+    words = {f"another-{MACHINE}/r1": token(), f"{MACHINE}/r12": token(), f"{MACHINE}/r1/../r2": token()}
     others = [
         await execute("sleep", word, env={**os.environ, "SWITCHBOARD_RUN": marker}) for marker, word in words.items()
     ]
@@ -390,14 +393,14 @@ async def daemon_with(
 ) -> AsyncIterator[tuple[int, list[int], list[str]]]:
     """Run a small daemon with trees of all kinds; yield its pid, its keepers and the tokens of its runs."""
     tokens = [token() for _ in range(runs)]
-    arguments = [str(home / "home"), str(program(home, ALL_TWENTY)), mode, loop, *tokens]
+    arguments = [MACHINE, str(home / "home"), str(program(home, ALL_TWENTY)), mode, loop, *tokens]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])}
-    daemon = await execute(sys.executable, small_daemon.__file__, *arguments, stdout=asyncio.subprocess.PIPE, env=env)
+    daemon = await execute(sys.executable, small_daemon.__file__, *arguments, stdin=PIPE, stdout=PIPE, env=env)
     try:
         keepers = [int(await daemon.stdout.readline()) for _ in tokens]
         assert await daemon.stdout.readline() == b"standing\n"
         for word in tokens:
-            await eventually(lambda word=word: len(sleepers(word)) == 20)
+            await eventually(lambda word=word: len(sleepers(word)) == 20, message=f"a tree of 20 with {word}")
         yield daemon.pid, keepers, tokens
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -420,7 +423,7 @@ async def test_nothing_outlives_a_killed_daemon(home, mode, loop):
 async def test_the_next_daemon_waits_for_keepers_that_still_climb(home, mode):
     async with daemon_with(home, mode, 2) as (pid, _, tokens):
         os.kill(pid, signal.SIGKILL)
-        async with Processes("m1", home / "home", CLOCK, cgroups=mode == "cgroups") as processes:
+        async with Processes(MACHINE, home / "home", CLOCK, cgroups=mode == "cgroups") as processes:
             swept = await processes.sweep(["run0", "run1", "run2"])
 
         assert [alive(word) for word in tokens] == [[], []]
@@ -433,7 +436,7 @@ async def test_the_next_daemon_ends_what_stopped_keepers_hold(home, mode):
     async with daemon_with(home, mode, 1) as (pid, keepers, tokens):
         os.kill(keepers[0], signal.SIGSTOP)
         os.kill(pid, signal.SIGKILL)
-        async with Processes("m1", home / "home", CLOCK, cgroups=mode == "cgroups") as processes:
+        async with Processes(MACHINE, home / "home", CLOCK, cgroups=mode == "cgroups") as processes:
             swept = await processes.sweep(["run0"])
 
         assert (alive(tokens[0]), swept["run0"].rung, swept["run0"].left) == ([], "kill", ())
@@ -448,7 +451,7 @@ async def test_the_next_daemon_finds_emptied_environments_in_the_cgroup_when_the
         os.kill(keepers[0], signal.SIGSTOP)
         os.kill(pid, signal.SIGKILL)
         os.kill(keepers[0], signal.SIGKILL)
-        async with Processes("m1", home / "old" / "home", CLOCK) as processes:
+        async with Processes(MACHINE, home / "old" / "home", CLOCK) as processes:
             swept = await processes.sweep([])
 
         assert (alive(tokens[0]), swept["run0"].grade, swept["run0"].left) == ([], Grade.CONTAINED, ())
@@ -460,12 +463,32 @@ async def test_the_next_daemon_finds_markers_when_the_keeper_died_too(home):
         os.kill(pid, signal.SIGKILL)
         os.kill(keepers[0], signal.SIGKILL)
         marked = [process for process in sleepers(tokens[0]) if "SWITCHBOARD_RUN" in environ(process)]
-        async with Processes("m1", home / "home", CLOCK, cgroups=False) as processes:
+        async with Processes(MACHINE, home / "home", CLOCK, cgroups=False) as processes:
             swept = await processes.sweep(["run0"])
 
         assert len(marked) > 10
         assert all(is_dead(process) for process in marked)
         assert (swept["run0"].grade, swept["run0"].left) == (Grade.BEST_EFFORT, ())
+
+
+@MODES
+@pytest.mark.parametrize(
+    "point",
+    ["process.launched", "process.keeper.welcomed", "process.signalled", "process.signalled:2", "process.proven"],
+)
+async def test_a_daemon_killed_at_any_point_of_a_run_leaves_nothing(home, mode, point):
+    word = token()
+    arguments = [MACHINE, str(home / "home"), str(program(home, ALL_TWENTY)), mode, "asyncio", word]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])}
+    daemon = await execute(
+        sys.executable, small_daemon.__file__, *arguments, stdin=PIPE, env={**env, "SWITCHBOARD_FAULT": point}
+    )
+    daemon.stdin.write(b"end\n")
+    try:
+        assert await daemon.wait() == -signal.SIGKILL
+        await eventually(lambda: alive(word) == [], within=20)
+    finally:
+        murder(word)
 
 
 # Housekeeping
@@ -485,6 +508,20 @@ async def test_descriptors_do_not_leak(processes, home):
         await round_(number)
 
     await eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+async def test_a_tree_is_ended_with_the_last_few_descriptors(processes, home):
+    started = await start(processes, "r1", home, ALL_TWENTY, 20)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_ = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_ + 12, before[1]))
+    try:
+        emptied = await processes.end("r1", grace_s=0.1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    assert (emptied.rung, emptied.processes, emptied.left) == ("kill", 20, ())
+    await nothing_is_left(processes, started)
 
 
 async def test_a_run_may_start_again_once_it_has_been_ended_and_not_before(processes, home):
@@ -507,18 +544,39 @@ async def test_a_name_that_is_no_run_id_is_refused_in_one_sentence(processes, ho
 
 
 async def test_cgroups_are_taken_away_with_their_daemon(home):
-    async with Processes("m1", home / "home", CLOCK) as processes:
+    async with Processes(MACHINE, home / "home", CLOCK) as processes:
         started = await start(processes, "r1", home, tree(), 1)
         await processes.end("r1", grace_s=30)
         processes.forget("r1")
         await started.process.wait()
 
-    found = Cgroups.find("m1", home / "home")
+    found = Cgroups.find(MACHINE, home / "home")
     assert found is None or not found.base.exists()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
+@MODES
+async def test_a_daemon_that_ends_in_good_order_ends_what_lost_keepers_held(home, mode, signum, monkeypatch):
+    monkeypatch.setattr("daemon.keepers.PING_EVERY_S", 0.05)
+    async with Processes(MACHINE, home / "home", CLOCK, cgroups=mode == "cgroups") as processes:
+        started = await start(processes, "r1", home, ALL_TWENTY, 20)
+        started.kill_keeper(signum)
+        await asyncio.wait_for(started.keeper.lost.wait(), 20)
+
+    assert alive(started.token) == []
+    assert await started.process.wait() == -9
+
+
+async def test_a_daemon_that_ends_in_good_order_leaves_nothing_to_do(processes, home):
+    started = await start(processes, "r1", home, ALL_TWENTY, 20)
+    await processes.__aexit__(None, None, None)
+
+    await eventually(lambda: alive(started.token) == [])
+    assert await started.process.wait() == -2
 
 
 async def test_a_subreaper_is_only_what_the_daemon_is(home):
     before = proctable.become_subreaper(False)
-    async with Processes("m1", home / "home", CLOCK):
+    async with Processes(MACHINE, home / "home", CLOCK):
         assert proctable.become_subreaper(True)
     assert not proctable.become_subreaper(before)

@@ -177,6 +177,16 @@ async def test_an_instruction_that_comes_twice_is_carried_out_once(machine: Mill
     await eventually(lambda: machine.switch.text("r-twice").count("once\n") == 1)
     assert machine.switch.run("r-twice").attempt == 1
     assert (await machine.outcome("i-same")).state == APPLIED
+    # And the same run by two other instructions at once: one of them is told.
+    for id in ("i-other", "i-another"):
+        await machine.switch.instruct(id, start=start)
+        assert (await machine.outcome(id)).state == FAILED
+    await machine.outcome(await machine.switch.instruct(end=fleet_pb2.End(run_id="r-twice")))
+    await machine.state("r-twice", "succeeded")
+    resume = fleet_pb2.Resume(run_id="r-twice", text=script([{"text": "resumed\n"}]))
+    ids = [await machine.switch.instruct(resume=resume), await machine.switch.instruct(resume=resume)]
+    assert {(await machine.outcome(id)).state for id in ids} == {APPLIED, FAILED}
+    assert (await machine.state("r-twice", "idle")).attempt == 2
 
 
 async def test_what_this_daemon_does_not_know_is_answered(machine: Mill) -> None:

@@ -96,6 +96,17 @@ async def test_an_order_without_a_hold_is_for_the_runs_of_its_moment(machine: Mi
     assert machine.switch.states(run)[-1] == "idle"
 
 
+async def test_a_stop_meets_a_run_that_is_only_just_being_started(machine: Mill) -> None:
+    run = await machine.start([bash("echo never > never.txt")])
+    order = await machine.switch.order(runs=[run], hold=False, reason="not that one")
+
+    over = await machine.state(run, "refused", "stopped")
+    assert over.reason == f"stopped by order {order} of ana: not that one"
+    receipt = await eventually(lambda: machine.switch.receipts(order).get(run))
+    assert receipt.outcome in (stop_pb2.OUTCOME_REFUSED, ENDED)
+    assert not (machine.repo / "never.txt").exists()
+
+
 async def test_a_run_that_ended_while_the_order_was_on_its_way_gets_its_receipt(machine: Mill) -> None:
     run = await machine.start([{"text": "quick\n"}])
     await machine.state(run, "idle")

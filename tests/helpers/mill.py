@@ -94,8 +94,10 @@ class Mill:
 
 
 @contextlib.asynccontextmanager
-async def mill(root: Path, model: ScriptedModel, settings: str = "", **env: str) -> AsyncIterator[Mill]:
-    """A machine that has joined and attached."""
+async def mill(
+    root: Path, model: ScriptedModel, settings: str = "", fault: str = "", **env: str
+) -> AsyncIterator[Mill]:
+    """A machine that has joined and attached; *fault* is where its first daemon dies."""
     if not (root / "repo").exists():
         checkout(root / "repo")
     home = root / "d"
@@ -105,7 +107,8 @@ async def mill(root: Path, model: ScriptedModel, settings: str = "", **env: str)
     async with serving(switch) as ports:
         environment = clean_environment({**model.claude_env(root / "claude"), **env})
         async with daemon_process(home, environment) as daemon:
-            await daemon.start(SWITCHBOARD_JOIN=f"{ports.enroll_address} {switch.token} {ports.fleet_address}")
+            joins = f"{ports.enroll_address} {switch.token} {ports.fleet_address}"
+            await daemon.start(SWITCHBOARD_JOIN=joins, SWITCHBOARD_FAULT=fault)
             try:
                 await eventually(lambda: switch.stream, SLOW, "the daemon to attach")
                 yield Mill(switch, ports, daemon, root)

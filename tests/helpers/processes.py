@@ -14,6 +14,7 @@ from helpers.eventually import eventually
 
 from daemon.process import Keeper, Processes
 
+MACHINE = f"machine-{os.getpid()}"  # tests run side by side on one machine
 KINDS = {
     "plain": 'sleep "$T" &',
     "deaf": "sh -c \"trap '' TERM INT HUP; exec sleep $T\" &",

@@ -1,7 +1,6 @@
 """A process and what it says, on a terminal of its own or on a pipe."""
 
 import asyncio
-import contextlib
 import os
 import pty
 import subprocess
@@ -54,11 +53,16 @@ class Spoken:
             pass
         return int(self.process.returncode)
 
+    def stop_reading(self) -> None:
+        """Close this end: what it says from now on has no reader."""
+        if self._end >= 0:
+            self._loop.remove_reader(self._end)
+            os.close(self._end)
+            self._end = -1
+
     def close(self) -> None:
         """End it, if it still runs."""
-        self._loop.remove_reader(self._end)
-        with contextlib.suppress(OSError):
-            os.close(self._end)
+        self.stop_reading()
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()

@@ -69,6 +69,9 @@ class Up:
     def type(self, text: str) -> None:
         self._spoken.type(text)
 
+    def stop_reading(self) -> None:
+        self._spoken.stop_reading()
+
     async def ended(self, within: float = 60) -> int:
         return await self._spoken.ended(within)
 
@@ -116,4 +119,5 @@ def cli(*words: str, input: str | None = None, env: dict[str, str] | None = None
         env=clean,
         timeout=120,
         check=False,
+        start_new_session=True,  # without the terminal on which the tests run
     )

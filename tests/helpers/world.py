@@ -126,9 +126,12 @@ class World:
 
     async def start(self, machine: str, *turns: list[dict[str, Any]], **more: Any) -> str:
         """Start a run that plays *turns*; return its id."""
+        return str((await self.post("/runs", **self.wanted(machine, *turns, **more)))["run"]["id"])
+
+    def wanted(self, machine: str, *turns: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """Return the body of a start."""
         body = {"machine": self.machines[machine], "path": str(self.repo(machine)), "agent": "claude", "mode": ""}
-        found = await self.post("/runs", **{**body, "prompt": script(*turns), **more})
-        return str(found["run"]["id"])
+        return {**body, "prompt": script(*turns), **more}
 
     async def run(self, id: str) -> dict[str, Any]:
         found = await self.get(f"/runs/{id}")

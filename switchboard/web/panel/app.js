@@ -44,7 +44,7 @@ function Shell() {
   useEffect(() => { document.title = `${waits ? `(${waits}) ` : ""}Switchboard`; }, [waits]);
   return html`
     <div class="shell">
-      <div class="rail">
+      <header class="rail">
         <a class="brand" href="/"><img src="/panel/icon.svg" alt="" />Switchboard</a>
         <nav aria-label="Pages">${NAV.map(([href, title, svg, under]) => html`
           <a key=${href} href=${href} aria-current=${under.some((u) => u === "/" ? where === "/" : where === u || (u.endsWith("/") && where.startsWith(u))) ? "page" : undefined}>
@@ -53,7 +53,7 @@ function Shell() {
           <span class="link" data-state=${link.value} role="status">${LINK[link.value]}</span>
           <div class="who"><span class="cut">${line(session.value.display || session.value.person)}</span><button class="button quiet" onClick=${leave}>Sign out</button></div>
         </div>
-      </div>
+      </header>
       <main class="main">
         ${solo.value && html`<p class="solo">Solo: one person is all there is, so you decide on your own runs.</p>`}
         ${link.value === "away" && html`<p class="solo" role="status">The switchboard cannot be reached at the moment. What you see is as it was; it comes back by itself.</p>`}

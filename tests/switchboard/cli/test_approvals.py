@@ -1,10 +1,12 @@
 """The two answers, on a real server: what is shown before, who may, and what a late voter is told."""
 
+import asyncio
 import json
 import os
 import re
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -32,6 +34,32 @@ async def decision(attachment: Attachment) -> approval_pb2.Decision:
     return found
 
 
+async def confirms(attachment: Attachment, number: int = 1, application: str = "APPLIED", **what: Any) -> None:
+    """Send the machine's receipt for the *number*th decision, once that has come."""
+
+    def decisions() -> list[fleet_pb2.Instruction]:
+        return [i for i in attachment.instructions if i.WhichOneof("kind") == "decision"]
+
+    await eventually(lambda: len(decisions()) >= number, within=30)
+    told = decisions()[number - 1]
+    receipt = {"verdict": told.decision.verdict, "by": told.decision.by, **what}
+    await attachment.told(
+        decision_receipt=approval_pb2.DecisionReceipt(
+            approval_id=told.decision.approval_id,
+            decision_id=told.id,
+            application=approval_pb2.Application.Value(f"APPLICATION_{application}"),
+            **receipt,
+        )
+    )
+
+
+async def decided(served: Served, attachment: Attachment, *words: str, by: str = "ben") -> CompletedProcess[str]:
+    """Vote while the machine confirms."""
+    voting = asyncio.create_task(served.cli(*words, by=by))
+    await confirms(attachment)
+    return await voting
+
+
 async def test_what_waits_is_listed_and_shown_whole(served: Served) -> None:
     mill = await served.machine("whole-mill")
     async with mill.attached() as attachment:
@@ -54,9 +82,9 @@ async def test_a_reviewer_approves_and_the_machine_is_told(served: Served) -> No
     mill = await served.machine("approve-mill")
     async with mill.attached() as attachment:
         id = await asks(attachment, "yes")
-        done = await served.cli("approve", id, "--note", "looked at it", by="ben")
+        done = await decided(served, attachment, "approve", id, "--note", "looked at it")
         assert done.returncode == 0, done.stderr
-        assert done.stdout.index("exactly this will run:") < done.stdout.index(f"{id} is approved; delivery: sent")
+        assert done.stdout.index("exactly this will run:") < done.stdout.index(f"{id} is approved; delivery: applied")
         told = await decision(attachment)
         assert (told.approval_id, told.verdict, told.by) == (id, approval_pb2.VERDICT_APPROVE, "ben")
         assert told.digest in done.stdout
@@ -71,7 +99,7 @@ async def test_a_denial_needs_a_reason_and_carries_it(served: Served) -> None:
     async with mill.attached() as attachment:
         id = await asks(attachment, "no")
         assert (await served.cli("deny", id, by="ben")).returncode == 2
-        done = await served.cli("deny", id, "--reason", "use staging", "--json", by="ben")
+        done = await decided(served, attachment, "deny", id, "--reason", "use staging", "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["state"] == "denied"
         assert "exactly this will run:" in done.stderr
@@ -91,7 +119,7 @@ async def test_an_edited_input_is_shown_beside_what_was_asked(served: Served, tm
         assert "cannot be read: No such file" in missing.stderr
 
         (tmp_path / "input.json").write_text('{"command": "make -n"}')
-        done = await served.cli("approve", id, "--input", str(tmp_path / "input.json"), by="ben")
+        done = await decided(served, attachment, "approve", id, "--input", str(tmp_path / "input.json"))
         assert done.returncode == 0, done.stderr
         assert '-  "command": "make"' in done.stdout
         assert '+  "command": "make -n"' in done.stdout
@@ -99,6 +127,23 @@ async def test_an_edited_input_is_shown_beside_what_was_asked(served: Served, tm
         assert json.loads(told.input_json) == {"command": "make -n"}
         edited = digest(run="r-edit", attempt=1, kind="tool", tool="Bash", input={"command": "make -n"}, cwd="/src")
         assert told.edited_digest == edited
+
+
+async def test_only_the_machines_receipt_puts_a_decision_in_force(served: Served) -> None:
+    mill = await served.machine("force-mill")
+    async with mill.attached() as attachment:
+        id = await asks(attachment, "force")
+        voting = asyncio.create_task(served.cli("approve", id, by="ben"))
+        await confirms(attachment, application="REFUSED", verdict="VERDICT_DENY", by="kim", reason="kim was first")
+        done = await voting
+        assert done.returncode == 1
+        assert "what happened is another thing: deny by kim. kim was first" in done.stderr
+
+        id = await asks(attachment, "silent")
+        done = await served.cli("approve", id, by="ben")
+        assert done.returncode == 3
+        assert f"{id} is approved; delivery: sent" in done.stdout
+        assert "has not confirmed that yet" in done.stderr
 
 
 async def test_nobody_votes_who_may_not(served: Served) -> None:
@@ -132,6 +177,7 @@ async def test_the_password_is_asked_after_all_was_shown(served: Served) -> None
         assert "digest    sha256:" in terminal.said
         assert attachment.instructions == []
         terminal.type(PASSWORDS["ben"] + "\n")
+        await confirms(attachment)
         assert await terminal.ended() == 0
         assert PASSWORDS["ben"] not in terminal.said
         assert (await decision(attachment)).verdict == approval_pb2.VERDICT_APPROVE

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from switchboard.cli.text import age, as_json, block, payload, plain, size
+from switchboard.cli.text import age, as_json, block, moment, payload, plain, size
 
 HOSTILE = [
     "\x1b[2J\x1b[H",  # clears the screen
@@ -79,6 +79,14 @@ def test_an_input_is_shown_whole() -> None:
 )
 def test_ages_are_said_as_people_do(seconds: object, words: str) -> None:
     assert age(seconds) == words
+
+
+def test_instants_are_said_as_people_do() -> None:
+    assert moment("2026-11-23T15:33:17.992439Z") == "2026-11-23 15:33:17 UTC"
+    assert moment("2026-11-23T15:33:17+02:00") == "2026-11-23 13:33:17 UTC"
+    assert moment(0) == "1970-01-01 00:00:00 UTC"
+    assert moment("soon\x1b") == "soon\\x1b"
+    assert moment(10**30) == str(10**30)
 
 
 def test_sizes_are_said_as_people_do() -> None:

@@ -180,6 +180,19 @@ async def test_a_second_ctrl_c_ends_it_at_once(data: Path) -> None:
         await eventually(lambda: is_dead(known["pids"]["switchboard"]))
 
 
+async def test_it_goes_on_when_nobody_reads_what_it_says(data: Path) -> None:
+    async with Up(data, "--no-daemon") as up:
+        known = await up.ready()
+        up.stop_reading()
+        os.kill(known["pids"]["switchboard"], signal.SIGKILL)
+        await eventually(
+            lambda: (up.up_json() or known)["pids"]["switchboard"] != known["pids"]["switchboard"], within=60
+        )
+        up.process.send_signal(signal.SIGTERM)
+        await eventually(lambda: up.process.poll() is not None, within=60)
+        assert up.left() == []
+
+
 async def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     async with Up(tmp_path / "file" / "d") as up:

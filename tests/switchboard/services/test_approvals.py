@@ -95,7 +95,7 @@ async def test_a_decision_whose_instruction_the_store_lost_is_sent_again(store_u
             digest = sb.approvals.get("a-1").digest
             await sb.approvals.vote(KIM, "a-1", verdict="approve", digest=digest, vote_id="v-1")
             await eventually(lambda: stream.instructions)
-            await sb.instructions.forget_run("r-1")
+            await sb.instructions.forget_runs(frozenset({"r-1"}))
             await eventually(lambda: len(stream.instructions) == 2)
             assert {i.id for i in stream.instructions} == {"v-1"}
 

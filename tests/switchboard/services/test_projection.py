@@ -15,6 +15,7 @@ from switchboard.domain.instruction import Instruction, Kind
 from switchboard.domain.run import Run
 from switchboard.services.feed import Feed
 from switchboard.services.projection import Book, Projection
+from switchboard.store.codec import Codec
 from switchboard.store.redis import RedisStore, open_store
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -49,12 +50,15 @@ def runs(store: RedisStore, projection: Projection) -> Book[Run]:
 
 
 async def test_it_starts_with_everything_that_is_there(store: RedisStore) -> None:
-    await asyncio.gather(*(store.runs.change(f"r{n}", lambda _, n=n: run(f"r{n}")) for n in range(1200)))
+    blob = Codec(Run)
+    ids = [f"r{n}" for n in range(10_000)]
+    fill = [("SET", f"sb:run:{{{id}}}", b"1 t " + blob.dump(run(id))) for id in ids]
+    await store.client.calls([*fill, ("SADD", "sb:ids:run", *ids)], again=True)
 
     async with over(store) as known:
-        assert {r.id for r in known.runs()} == {f"r{n}" for n in range(1200)}
+        assert {r.id for r in known.runs()} == set(ids)
         assert known.run("r7") == run("r7")
-        assert known.run("r9999") is None
+        assert known.run("r9999x") is None
 
 
 async def test_a_writer_reads_its_own_writes_at_once(runs: Book[Run], projection: Projection) -> None:

@@ -194,7 +194,7 @@ async def test_a_run_whose_start_was_lost_between_two_writes_is_closed(store_url
         async with mill.attached():
             lost, start = await sb.runs.start(ANA, machine="mill", **ORDER)
             kept, _ = await sb.runs.start(ANA, machine="mill", **ORDER)
-            await sb.instructions.forget_run(lost.id)
+            await sb.instructions.forget_runs(frozenset({lost.id}))
             clock.forward(timedelta(minutes=2))
             await sb.runs.close_unstarted()
             assert sb.projection.run(lost.id).state is RunState.REFUSED

@@ -39,7 +39,7 @@ export function Approvals({ id }) {
           <div class="stack">
             <nav class="picks" aria-label="Waiting">${waiting.map((a) => html`<${Pick} key=${a.id} a=${a} current=${a.id === chosen?.id} />`)}
               ${!waiting.length && html`<p class="dim">Nothing waits at the moment.</p>`}</nav>
-            ${old.length > 0 && html`<nav class="picks" aria-label="Decided"><h3>Before</h3>${old.map((a) => html`<${Pick} key=${a.id} a=${a} current=${a.id === chosen?.id} />`)}</nav>`}
+            ${old.length > 0 && html`<nav class="picks" aria-label="Decided"><h2 class="label">Before</h2>${old.map((a) => html`<${Pick} key=${a.id} a=${a} current=${a.id === chosen?.id} />`)}</nav>`}
           </div>
           <div>
             <${Problem} error=${error} />

@@ -109,7 +109,7 @@ function Changes({ row }) {
 function About({ row }) {
   return html`
     <details class="card about" open=${!NARROW.matches}>
-      <summary>About this run</summary>
+      <summary><h2>About this run</h2></summary>
       <div class="stack">
       <dl class="facts">
         <dt>Machine</dt><dd>${line(row.machine_name)}</dd>

@@ -64,9 +64,9 @@ function useOrder() {
   return (rows) => {
     const { at, down, places } = held.current;
     const old = (row) => places.get(row.id) ?? Infinity;
-    if (places.size && (down || performance.now() - at < HELD_MS)) return rows.sort((a, b) => (old(a) === old(b) ? order(a, b) : old(a) - old(b)));
-    rows.sort(order);
-    Object.assign(held.current, { at: performance.now(), places: new Map(rows.map((row, i) => [row.id, i])) });
+    if (places.size && (down || performance.now() - at < HELD_MS)) rows.sort((a, b) => (old(a) === old(b) ? order(a, b) : old(a) - old(b)));
+    else { rows.sort(order); held.current.at = performance.now(); }
+    held.current.places = new Map(rows.map((row, i) => [row.id, i]));
     return rows;
   };
 }

@@ -32,7 +32,7 @@ export function Lines({ patch }) {
   const rows = parse(patch);
   const [shown, setShown] = useState(STEP);
   return html`
-    <div class="lines" role="region" aria-label="changes" tabindex="0">
+    <div class="lines" role="group" aria-label="changes" tabindex="0">
       ${rows.slice(0, shown).map((row, at) => row.kind === "hunk"
         ? html`<div key=${at} class="hunk">${exact(row.text)}</div>`
         : html`<div key=${at} class=${row.kind}><i>${row.old ?? ""}</i><i>${row.new ?? ""}</i><b>${SIGN[row.kind]}</b><span>${exact(row.text)}</span></div>`)}

@@ -1,0 +1,119 @@
+"""`switchboard serve`: on a terminal it greets its first person; what cannot be served with is one sentence."""
+
+import datetime
+import ipaddress
+import os
+import re
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from helpers.terminal import Spoken
+from helpers.ups import Up, cli
+
+ANYWHERE = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--enroll", "127.0.0.1:0")
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="sbs-") as folder:
+        yield Path(folder) / "d"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (folder / "key.pem").write_bytes(key.private_bytes(encoding, form, serialization.NoEncryption()))
+    (folder / "locked.pem").write_bytes(key.private_bytes(encoding, form, serialization.BestAvailableEncryption(b"pw")))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def serving(data: Path, *, terminal: bool) -> Spoken:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("SWITCHBOARD_")}
+    return Spoken(
+        [sys.executable, "-m", "switchboard", "serve", "--data", str(data), *ANYWHERE], env, terminal=terminal
+    )
+
+
+async def test_on_a_terminal_it_gives_the_first_person_a_link(data: Path) -> None:
+    server = serving(data, terminal=True)
+    await server.says("good once, for 15 minutes")
+    [link] = re.findall(r"http://\S+/sign-in#\S+", server.said)
+    url = link.partition("/sign-in")[0]
+    chosen = cli("passwd", "--link", "--url", url, input=f"{link}\nan admin's long password\n")
+    assert (chosen.returncode, chosen.stdout) == (0, "admin has a password now\n"), chosen.stderr
+    server.type("\x03")
+    assert await server.ended() == 0
+    server.close()
+
+
+async def test_elsewhere_it_gives_none(data: Path) -> None:
+    server = serving(data, terminal=False)
+    await server.says('"event": "serving"')
+    server.process.send_signal(signal.SIGTERM)
+    assert await server.ended() == 0
+    assert "sign-in" not in server.said
+    server.close()
+
+
+def test_what_cannot_be_served_with_is_one_sentence(data: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    cert, key = pair
+    (tmp_path / "junk.pem").write_text("junk")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        for command in ("serve", "up"):
+            for words, code, sentence in (
+                (("--tls-cert", str(cert)), 2, "--tls-cert and --tls-key belong together"),
+                (("--tls-cert", str(tmp_path / "none"), "--tls-key", str(key)), 2, "does not exist"),
+                (("--tls-cert", str(tmp_path / "junk.pem"), "--tls-key", str(key)), 1, "cannot be served with"),
+                (("--tls-cert", str(cert), "--tls-key", str(key.with_name("locked.pem"))), 1, "the key is encrypted"),
+                (("--http", taken), 1, taken),
+                (("--http", "203.0.113.7:7800"), 1, "203.0.113.7"),
+                (("--http", "7800"), 2, "is not HOST:PORT"),
+            ):
+                done = cli(command, "--data", str(data), *words)
+                assert (done.returncode, done.stdout) == (code, ""), (command, words, done.stderr)
+                assert sentence in done.stderr, (command, words, done.stderr)
+                assert "Traceback" not in done.stderr
+
+
+async def test_over_tls_the_command_line_finds_its_server(data: Path, pair: tuple[Path, Path]) -> None:
+    cert, key = pair
+    async with Up(data, "--no-daemon", "--tls-cert", str(cert), "--tls-key", str(key)) as up:
+        known = await up.ready()
+        assert known["http"].startswith("https://127.0.0.1:")
+        stranger = cli("runs", env={"SWITCHBOARD_DATA": str(data)})
+        assert (stranger.returncode, stranger.stdout) == (3, "")
+        assert "is not trusted here: name its CA's file in SSL_CERT_FILE" in stranger.stderr
+        trusted = cli("runs", env={"SWITCHBOARD_DATA": str(data), "SSL_CERT_FILE": str(cert)})
+        assert (trusted.returncode, trusted.stdout) == (0, "no runs\n"), trusted.stderr
+        broken = cli("runs", env={"SWITCHBOARD_DATA": str(data), "SSL_CERT_FILE": str(data / "none")})
+        assert (broken.returncode, "cannot be used" in broken.stderr) == (1, True)
