@@ -1,5 +1,6 @@
 """What the switchboard asks of this machine: a run's diff, its older output, its safety copies. Answers ride on the upload."""
 
+import asyncio
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ log = structlog.get_logger()
 
 OUTPUT_EVENTS = 2_000  # in one answer
 DIFF_S, SAFETY_S = 40.0, 120.0
+AT_ONCE = 4  # each may read a whole checkout
 
 
 class NoAnswer(Exception):
@@ -30,18 +32,13 @@ class NoAnswer(Exception):
 class Answers:
     def __init__(self, journal: Journal, outputs: Outputs, redactor: Redactor, safety: SafetyStore) -> None:
         self._journal, self._outputs, self._redactor, self._safety = journal, outputs, redactor, safety
+        self._room = asyncio.Semaphore(AT_ONCE)
 
     async def answer(self, query: Query) -> bytes:
         """Return the answer as JSON. Raises NoAnswer."""
         try:
-            match query:
-                case DiffQuery(run):
-                    found = await self._diff(run)
-                case OutputQuery(run, first, count):
-                    events, next, low = self._outputs.read(run, first, min(count or OUTPUT_EVENTS, OUTPUT_EVENTS))
-                    found = {"events": events, "next": next, "low": low}
-                case SafetyQuery():
-                    found = await soon(lambda: self._copies(query), limit_s=SAFETY_S)
+            async with self._room:
+                found = await self._found(query)
         except NoAnswer:
             raise
         except (git.RepoProblem, NoCopy, CannotRestore, TookTooLong) as error:
@@ -50,6 +47,16 @@ class Answers:
             log.exception("query failed")
             raise NoAnswer(f"the machine could not answer: {error or type(error).__name__}") from error
         return json.dumps(found, ensure_ascii=True).encode()
+
+    async def _found(self, query: Query) -> dict[str, Any]:
+        match query:
+            case DiffQuery(run):
+                return await self._diff(run)
+            case OutputQuery(run, first, count):
+                events, next, low = self._outputs.read(run, first, min(count or OUTPUT_EVENTS, OUTPUT_EVENTS))
+                return {"events": events, "next": next, "low": low}
+            case SafetyQuery():
+                return await soon(lambda: self._copies(query), limit_s=SAFETY_S)
 
     async def _diff(self, run: str) -> dict[str, Any]:
         record = self._journal.run(run)

@@ -42,7 +42,7 @@ STOPPED = "the daemon was stopped"
 RESTARTS = "the daemon restarts; the run goes on afterwards"
 LAST_WORDS_S = 3.0  # for what happened at the end to reach the switchboard
 TRIM_AFTER_MS = 14 * 24 * 3600 * 1000
-LOOK_FOR_AGENTS_EVERY_S = 300.0
+LOOK_FOR_AGENTS_EVERY_S, LOOK_FOR_AGENTS_S = 300.0, 20.0
 
 
 @dataclass(slots=True)
@@ -64,7 +64,9 @@ class Daemon:
     async def live(self) -> None:
         """Recover, attach, carry runs until `end` or `drain`; nothing of any run is alive when it returns."""
         again = await recovery.recover(self.tools)
-        self.runner.programs = await self.checks.programs()
+        with contextlib.suppress(TimeoutError):  # the next look finds them
+            async with asyncio.timeout(LOOK_FOR_AGENTS_S):
+                self.runner.programs = await self.checks.programs()
         async with asyncio.TaskGroup() as tasks:
             lives = tasks.create_task(self.runs.live(self.ending), name="runs")
             await asyncio.sleep(0)  # runs can be taken from here on

@@ -4,9 +4,10 @@ Each method that writes is one transaction, on the disk when it returns; a revis
 the record counts as acked once the server has acknowledged that revision.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from daemon.clock import Clock
 from daemon.disk import Database, DiskDamaged, DiskError, DiskFull
@@ -30,6 +31,9 @@ from daemon.records import MIGRATIONS, Records
 
 __all__ = ["DiskError", "DiskFull", "Journal", "JournalDamaged"]
 
+Meets = Mapping[str, Iterable[tuple[str, int]]]  # order: the (run, attempt) of this machine that it means
+MEETS_NOTHING: Meets = MappingProxyType({})
+
 
 class JournalDamaged(DiskDamaged):
     """The journal does not hold what was written to it. It is left as it is, for a person to restore."""
@@ -48,6 +52,7 @@ class Journal:
         key = {"order_id": "order", "run": "run", "attempt": "attempt"}
         self._receipts = Records(db, clock, "receipts", ReceiptRecord, key)
         self._instructions = Records(db, clock, "instructions", InstructionRecord, {"id": "id"})
+        self._read_orders()
 
     def close(self) -> None:
         self._db.close()
@@ -159,48 +164,59 @@ class Journal:
 
     # Orders and receipts.
 
-    def hold_orders(self, store_epoch: str, generation: int, orders: Iterable[OrderRecord]) -> list[OrderRecord]:
-        """Add *orders* to those held, by id, and return those that this changed. Raises DiskFull.
+    def hold_orders(
+        self, store_epoch: str, generation: int, orders: Iterable[OrderRecord], meets: Meets = MEETS_NOTHING
+    ) -> list[OrderRecord]:
+        """Add *orders* to those held, by id, with the (run, attempt) that each *meets* here; return those that this changed.
 
-        A lift never un-lifts, and an order that is not among them is kept: the store may have lost it.
+        A lift never un-lifts, and an order that is not among them is kept: the store may have lost it. Raises DiskFull.
         """
-        changed = []
-        with self._db.writing("journal.order.writing", "journal.order.written"):
-            held = {order.id: order for order in self.orders()}
-            for order in orders:
-                known = held.get(order.id)
-                if known is not None and (known.lifted or not order.lifted):
-                    continue
+        held, changed = dict(self._held), []
+        for order in orders:
+            known = held.get(order.id)
+            if known is None or (order.lifted and not known.lifted):
                 held[order.id] = order
                 changed.append(order)
+        epoch, last = self._set_held
+        newer = store_epoch != epoch or generation > last
+        if not (changed or newer or meets):
+            return []
+        with self._db.writing("journal.order.writing", "journal.order.written"):
+            for order in changed:
                 self._db.run(
                     "INSERT INTO orders (id, record) VALUES (?, ?)"
                     " ON CONFLICT (id) DO UPDATE SET record = excluded.record",
                     *(order.id, pack(order)),
                 )
-            epoch, last = self.orders_held()
-            if store_epoch != epoch or generation > last:
+            for id, met in meets.items():
+                self._evaluate(id, met)
+            if newer:
                 self._set("store_epoch", store_epoch)
                 self._set("generation", str(generation))
+        # What is remembered follows the disk, never the other way round.
+        self._held = held
+        self._evaluated.update(meets)
+        if newer:
+            self._set_held = (store_epoch, generation)
         return changed
 
     def orders(self) -> list[OrderRecord]:
         """Every order held, tombstones included, the oldest first."""
-        return [unpack(OrderRecord, row[0]) for row in self._db.rows("SELECT record FROM orders ORDER BY position")]
+        return list(self._held.values())
 
     def orders_held(self) -> tuple[str, int]:
         """Return the store epoch and generation of the newest set that was taken; ("", 0) before the first."""
-        return self.get("store_epoch") or "", int(self.get("generation") or 0)
+        return self._set_held
 
     def evaluate_order(self, order_id: str, matches: Iterable[tuple[str, int]]) -> None:
         """Write that the order was held against this machine's runs and met these (run, attempt). Raises DiskFull."""
         with self._db.writing("journal.order.writing", "journal.order.written"):
-            self._db.run("UPDATE orders SET evaluated = 1 WHERE id = ?", order_id)
-            self._match(order_id, matches)
+            self._evaluate(order_id, matches)
+        self._evaluated.add(order_id)
 
     def evaluated(self, order_id: str) -> bool:
-        """Whether an order without hold has had its moment."""
-        return bool(self._db.row("SELECT 1 FROM orders WHERE id = ? AND evaluated", order_id))
+        """Whether an order has been held against this machine's runs; one without hold has then had its moment."""
+        return order_id in self._evaluated
 
     def matches(self, order_id: str) -> frozenset[tuple[str, int]]:
         """The (run, attempt) that the order has met."""
@@ -293,6 +309,18 @@ class Journal:
         if found is None:
             raise NoSuch("approval", approval_id)
         return found
+
+    def _evaluate(self, order_id: str, matches: Iterable[tuple[str, int]]) -> None:
+        self._db.run("UPDATE orders SET evaluated = 1 WHERE id = ?", order_id)
+        self._match(order_id, matches)
+
+    def _read_orders(self) -> None:
+        """Remember the orders that are on the disk: a broadcast reads them once a machine, and there is one writer."""
+        rows = self._db.rows("SELECT record, evaluated FROM orders ORDER BY position")
+        found = [(unpack(OrderRecord, record), bool(evaluated)) for record, evaluated in rows]
+        self._held: dict[str, OrderRecord] = {order.id: order for order, _ in found}
+        self._evaluated: set[str] = {order.id for order, evaluated in found if evaluated}
+        self._set_held: tuple[str, int] = (self.get("store_epoch") or "", int(self.get("generation") or 0))
 
     def _set(self, key: str, value: str) -> None:
         self._db.run("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", key, value)

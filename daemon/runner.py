@@ -37,12 +37,14 @@ from daemon.domain.instruction import (
 )
 from daemon.runs import Runs
 from daemon.settings import VERSION
+from daemon.threads import TookTooLong, soon
 from daemon.tools import Tools
 
 log = structlog.get_logger()
 
 CAPABILITIES = ("resume", "safety", "diff", "output-query", "edited-input")
 UNKNOWN = "this daemon does not know what to do with that: it is older than the switchboard, so upgrade it"
+PURGE_S = 60.0
 CONTENT = frozenset({"prompt", "text", "input_json", "message"})
 FAILED, APPLIED = InstructionState.FAILED, InstructionState.APPLIED
 
@@ -170,8 +172,10 @@ class Runner:
                 self._tell(id, body.run, steps.EndOrdered(id))
             case Decision():
                 self._decide(id, body)
+            case Purge() if self._runs.of(body.run) is not None:
+                self._tools.reports.finish(id, FAILED, f"run {body.run} is alive: stop or end it first")
             case Purge():
-                self._purge(id, body.run)
+                self._runs.spawn(self._purge(id, body.run), f"purge of run {body.run}")
             case Unreadable():
                 self._tools.reports.finish(id, FAILED, UNKNOWN)
             case DiffQuery() | OutputQuery() | SafetyQuery():
@@ -221,18 +225,15 @@ class Runner:
         verdict, by = (known.verdict or "", known.decided_by) if known else ("", "")
         return DecisionRefused(approval, record.id, record.reason, verdict, by)
 
-    def _purge(self, id: str, run: str) -> None:
-        if self._runs.of(run) is not None:
-            self._tools.reports.finish(id, FAILED, f"run {run} is alive: stop or end it first")
-            return
+    async def _purge(self, id: str, run: str) -> None:
         try:
             self._tools.outputs.purge(run)
             self._tools.journal.purge_run(run)
-            self._tools.safety.purge(run)
-        except (DiskFull, OSError) as error:
+            await soon(lambda: self._tools.safety.purge(run), limit_s=PURGE_S)
+        except (DiskFull, OSError, TookTooLong) as error:
             self._tools.reports.finish(id, FAILED, f"not all of run {run} could be forgotten: {error}")
-            return
-        self._tools.reports.finish(id, APPLIED)
+        else:
+            self._tools.reports.finish(id, APPLIED)
 
     async def _answer(self, id: str, query: Query) -> None:
         try:

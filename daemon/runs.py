@@ -21,6 +21,8 @@ from daemon.tools import Tools
 
 log = structlog.get_logger()
 
+LAST_SAVES_S = 8.0  # that the daemon's end waits for the safety copies of stopped runs
+
 
 @dataclass(slots=True)
 class Coming:
@@ -38,6 +40,7 @@ class Runs:
         self._tools, self._checks = tools, checks
         self._attempts: dict[str, Attempt] = {}
         self._coming: dict[str, Coming] = {}
+        self._saves: set[asyncio.Task[None]] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._closed = ""  # why nothing starts any more
         self._calm = asyncio.Event()
@@ -48,6 +51,10 @@ class Runs:
         async with asyncio.TaskGroup() as self._tasks:
             await until.wait()
             await self.calm()
+            if self._saves:
+                await asyncio.wait(self._saves, timeout=LAST_SAVES_S)
+            for save in list(self._saves):
+                save.cancel()  # the next start of the daemon does it
 
     async def calm(self) -> None:
         """Wait until nothing is alive and nothing is starting."""
@@ -65,9 +72,9 @@ class Runs:
     def stoppable(self) -> list[Attempt | Coming]:
         return [*self._attempts.values(), *self._coming.values()]
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         assert self._tasks is not None, "nothing is taken before it lives"
-        self._tasks.create_task(work, name=name)
+        return self._tasks.create_task(work, name=name)
 
     # Beginning.
 
@@ -188,10 +195,12 @@ class Runs:
         finally:
             tools.processes.forget(run)
             self._attempts.pop(run, None)
-            self._settle()
         tools.stops.ended(attempt.record)
         if attempt.orders:
-            self.spawn(tools.stops.save(attempt.orders, attempt.record), f"safety copy of run {run}")
+            saving = self.spawn(tools.stops.save(attempt.orders, attempt.record), f"safety copy of run {run}")
+            self._saves.add(saving)
+            saving.add_done_callback(self._saves.discard)
+        self._settle()
 
     def _write_off(self, record: RunRecord, why: str) -> None:
         tools = self._tools

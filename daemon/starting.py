@@ -1,6 +1,5 @@
 """Whether a run may start here: each refusal is one sentence for the person who asked."""
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,10 @@ from daemon import git
 from daemon.agents.driver import Driver, Found
 from daemon.domain.instruction import AgentProgram, Start
 from daemon.settings import Settings
+from daemon.threads import TookTooLong, soon
 
 PROMPT_BYTES = 1 << 20
+LOOK_S = 30.0  # at a checkout
 MODES = ("diagnose", "patch", "plan")
 
 
@@ -78,14 +79,18 @@ class Checks:
         folder = Path(path)
         if "\0" in path or not folder.is_absolute():
             raise Refused(f"{path[:300]!r} is not a full path: say where on the machine the checkout is")
-        if self._settings.repos and not await asyncio.to_thread(self._allowed, folder):
-            raise Refused(
-                f"runs may start only under {', '.join(self._settings.repos)} on this machine, not in {path[:300]!r}"
-            )
         try:
-            return await asyncio.to_thread(folder.resolve), await asyncio.to_thread(git.look, folder)
-        except git.RepoProblem as error:
+            return await soon(lambda: self._looked(folder), limit_s=LOOK_S)
+        except (git.RepoProblem, TookTooLong) as error:
             raise Refused(str(error)) from error
+
+    def _looked(self, folder: Path) -> tuple[Path, git.Repo]:
+        if self._settings.repos and not self._allowed(folder):
+            raise Refused(
+                f"runs may start only under {', '.join(self._settings.repos)} on this machine, not in {str(folder)[:300]!r}"
+            )
+        found = git.look(folder)
+        return folder.resolve(), found
 
     def _allowed(self, folder: Path) -> bool:
         real = folder.resolve()

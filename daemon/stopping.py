@@ -18,9 +18,11 @@ from daemon.journal import Journal
 from daemon.process import Emptied
 from daemon.reports import Reports
 from daemon.safety import SafetyStore
+from daemon.threads import TookTooLong, soon
 
 log = structlog.get_logger()
 
+SAVES_AT_ONCE = 2
 ENDED_LATELY_MS = 10 * 60_000  # a run that ended by itself while the order was on its way still gets its receipt
 
 
@@ -44,6 +46,7 @@ class Stops:
     ) -> None:
         self._journal, self._safety, self._clock, self._machine = journal, safety, clock, machine
         self._reports = reports
+        self._saving = asyncio.Semaphore(SAVES_AT_ONCE)
         self.live: Callable[[], Iterable[Live]] = tuple  # set by whoever puts the daemon together
         self._unwritten: Held | None = None  # obeyed all the same while the disk is full
         self._over: deque[tuple[int, RunRecord]] = deque(maxlen=1_000)
@@ -69,15 +72,20 @@ class Stops:
             self.enforce(say=True)
 
     def _hold(self, held: Held) -> None:
-        self._journal.hold_orders(held.store_epoch, held.generation, held.orders)
+        """Write down the set and what its newcomers mean here in one go: a broadcast costs each machine one sync of its disk."""
+        fresh = [order for order in held.orders if not (order.lifted or self._journal.evaluated(order.id))]
+        meets = {order.id: _met(self._due(order)) for order in fresh}
+        self._journal.hold_orders(held.store_epoch, held.generation, held.orders, meets)
         self._unwritten = None
+        for order in fresh:
+            self._too_late(order)
 
     def enforce(self, *, say: bool = False) -> None:
         """Hold every order against every run, and stop those that match."""
         seen: dict[str, tuple[str, ...]] = {}
         meant: list[tuple[Live, OrderRecord]] = []
         for order in self._standing():
-            due = [live for live in self.live() if matches(order.selector, self._of(live.record))]
+            due = self._due(order)
             if not order.hold and self._journal.evaluated(order.id):
                 met = self._journal.matches(order.id)
                 due = [live for live in due if (live.record.id, live.record.attempt) in met]
@@ -127,7 +135,8 @@ class Stops:
     async def save(self, orders: Iterable[str], run: RunRecord) -> None:
         """Keep the checkout's state of a run that was stopped, and give its receipts again with it."""
         wanted = set(orders)
-        saved = await asyncio.to_thread(self._saved, run)
+        async with self._saving:
+            saved = await self._saved(run)
         for order in wanted:
             for receipt in self._journal.receipts(order):
                 if (receipt.run, receipt.attempt) == (run.id, run.attempt):
@@ -167,9 +176,12 @@ class Stops:
                 orders[order.id] = order
         return [order for order in orders.values() if not order.lifted]
 
+    def _due(self, order: OrderRecord) -> list[Live]:
+        return [live for live in self.live() if matches(order.selector, self._of(live.record))]
+
     def _first_look(self, order: OrderRecord, due: list[Live]) -> bool:
         """Write down what *order* means here; tell whether it had not been held against this machine's runs before."""
-        met = {(live.record.id, live.record.attempt) for live in due}
+        met = _met(due)
         first = not self._journal.evaluated(order.id)
         if first or not met <= self._journal.matches(order.id):
             try:
@@ -188,10 +200,13 @@ class Stops:
                     )
                 )
 
-    def _saved(self, run: RunRecord) -> Saved:
-        try:
+    async def _saved(self, run: RunRecord) -> Saved:
+        def save() -> Saved:
             return self._safety.save(git.find_root(run.path), run.id, run.base_commit)
-        except git.RepoProblem as error:
+
+        try:
+            return await soon(save, limit_s=self._safety.caps.seconds + 30)
+        except (git.RepoProblem, TookTooLong) as error:
             return Saved(error=str(error))
 
     def _receipt(self, receipt: ReceiptRecord) -> None:
@@ -203,3 +218,7 @@ class Stops:
 
     def _of(self, run: RunRecord) -> Candidate:
         return candidate(run, self._machine)
+
+
+def _met(due: Iterable[Live]) -> set[tuple[str, int]]:
+    return {(live.record.id, live.record.attempt) for live in due}

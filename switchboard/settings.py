@@ -19,7 +19,9 @@ class Settings:
     redis_url: str | None = None  # None: the embedded Valkey in the data directory
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    public_url: str | None = None  # what people type; behind a reverse proxy its scheme and host are the ones that count
+    public_url: str | None = (
+        None  # what people type; behind a reverse proxy its scheme and host are the ones that count
+    )
     trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
     webhook: str | None = None  # told that something waits; never what
     person: str = "admin"  # the first person of an empty team

@@ -1,5 +1,6 @@
 """How this machine dials: mutual TLS, links that notice when they are dead, and patience that does not come in herds."""
 
+import asyncio
 import random
 import resource
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ OPTIONS: Sequence[tuple[str, str | int]] = (
     ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 16 * 2**20),
-    ("grpc.max_send_message_length", 4 * 2**20),
+    ("grpc.max_send_message_length", 8 * 2**20),
     ("grpc.use_local_subchannel_pool", 1),  # one connection per channel, so that output never stands before control
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -69,3 +70,10 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     except (ValueError, OSError):
         return  # the system's own cap is lower than it says: what there is must do
+
+
+def stop_if_cancelled() -> None:
+    """Raises CancelledError in a task that was told to end: a group whose child failed in the same moment has swallowed it."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -98,6 +98,7 @@ class Control:
                 self.attached.clear()
                 self._outgoing = None
                 self._unacked.clear()
+            pass  # channels.stop_if_cancelled()
             wait = SLOW_S if lost.slow else patience.next_s(self._clock.boot_ms())
             if lost.at_once:
                 wait = random.uniform(0, 0.5)  # noqa: S311 - spreads a herd, no secret
@@ -118,6 +119,9 @@ class Control:
         async with channels.fleet(self._identity) as channel:
             stub = fleet_pb2_grpc.FleetServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
             stream = stub.Attach()
+            # From the hello on nothing is missed: what happens before the welcome follows it.
+            outgoing: asyncio.Queue[tuple[fleet_pb2.AttachRequest, Fact | None]] = asyncio.Queue()
+            self._outgoing = outgoing
             try:
                 said = self._hands.hello()
                 fit, rest = self._packed(said)
@@ -128,10 +132,8 @@ class Control:
                     reply = await stream.read()
                 welcome = self._welcomed(reply)
                 patience.reset()
-                outgoing: asyncio.Queue[tuple[fleet_pb2.AttachRequest, Fact | None]] = asyncio.Queue()
                 # What the hello carried counts as report 1: one entry for each, under numbers that no report has.
                 self._unacked = {1 - index: fact for index, fact in enumerate(fit)}
-                self._outgoing = outgoing
                 self._heard_ms = self._clock.boot_ms()
                 self._behind_since = None
                 self.welcome, self.trouble = welcome, ""

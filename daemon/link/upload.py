@@ -80,6 +80,7 @@ class Upload:
                 await self._upload(patience)
             except* (grpc.aio.AioRpcError, TimeoutError, OSError) as group:
                 log.debug("upload cut", why=str(group.exceptions[0]))
+            channels.stop_if_cancelled()
             await asyncio.sleep(patience.next_s(self._clock.boot_ms()))
 
     async def _upload(self, patience: channels.Patience) -> None:

@@ -16,6 +16,7 @@ from switchboard.cli.line import Line
 from switchboard.cli.parts import Leash, Part
 from switchboard.cli.ports import reachable, shown
 from switchboard.cli.tables import agent_line
+from switchboard.cli.text import plain
 from switchboard.settings import Address
 
 FIRST_WAIT_S, LONGEST_WAIT_S, STEADY_AFTER_S = 0.2, 10.0, 60.0
@@ -148,17 +149,9 @@ class House:
         home = self.data / "daemon"
         home.mkdir(mode=0o700, exist_ok=True)
         fleet, enroll = (shown(reachable(self._addresses[name])) for name in ("grpc", "enroll"))
-        while True:
-            await self._serving.wait()
-            if self._enrolled(home):
-                break
-            try:
-                joins = await self._asked().ask("join", name=socket.gethostname())
-            except ConnectionError:
-                await asyncio.sleep(FIRST_WAIT_S)  # the server died just now and is being started again
-                continue
+        if not self._enrolled(home):
+            joins = await self._insist("join", name=socket.gethostname())
             env["SWITCHBOARD_JOIN"] = f"{enroll} {joins['token']}"
-            break
         # The addresses each time: the ports of this folder's server may have changed since.
         where = ("--data", str(home), "--fleet", fleet, "--enroll", enroll)
         await self._daemon.start([*PYTHON, "daemon", "run", *where], env=env, cwd=home)
@@ -168,6 +161,22 @@ class House:
     @staticmethod
     def _enrolled(home: Path) -> bool:
         return (home / "machine.json").exists() and any(home.glob("certificate*.json"))
+
+    async def _insist(self, op: str, **arguments: Any) -> dict[str, Any]:
+        """Ask until there is an answer: the server may be being started again, or its store be away."""
+        wait, told = FIRST_WAIT_S, ""
+        while True:
+            await self._serving.wait()
+            try:
+                return await self._asked().ask(op, **arguments)
+            except ConnectionError:
+                pass
+            except Failed as error:
+                if error.message != told:
+                    told = error.message
+                    self._tell(f"the switchboard cannot do its part yet: {plain(told)}")
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, LONGEST_WAIT_S)
 
     def _asked(self) -> Line:
         if self._line is None:
@@ -191,12 +200,7 @@ class House:
             with contextlib.suppress(TimeoutError):  # then without it, until it comes
                 await asyncio.wait_for(self._attached(), ATTACHES_WITHIN_S)
         while True:
-            try:
-                self._token = (await self._asked().ask("token", machine=self._machine.get("id", "")))["token"]
-            except ConnectionError:
-                await asyncio.sleep(FIRST_WAIT_S)
-                await self._serving.wait()
-                continue
+            self._token = (await self._insist("token", machine=self._machine.get("id", "")))["token"]
             self._write()
             self.ready.set()
             if self.has_daemon and not self._machine:

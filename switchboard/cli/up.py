@@ -6,7 +6,6 @@ import getpass
 import os
 import re
 import signal
-import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -167,7 +166,7 @@ async def _greet(house: House) -> None:
     tell("switchboard is up")
     tell(f"  panel    {house.base_url}")
     if on_terminal:
-        tell(f"  sign in  {plain(await house.link())}")
+        await _tell_link(house)
         tell("           (good once, for 15 minutes; Enter makes another)")
     else:
         tell("  sign in  run this on a terminal to be given a one-time link: it is never written to a file")
@@ -177,6 +176,15 @@ async def _greet(house: House) -> None:
     tell("Ctrl-C ends all of it.")
     if on_terminal and sys.stdin.isatty():
         await _links_on_enter(house)
+
+
+async def _tell_link(house: House) -> None:
+    try:
+        tell(f"  sign in  {plain(await house.link())}")
+    except ConnectionError:
+        tell("  sign in  the switchboard is being started again: press Enter in a moment")
+    except Failed as error:
+        tell(f"  sign in  no link can be made: {plain(error.message)}")
 
 
 async def _links_on_enter(house: House) -> None:
@@ -197,7 +205,6 @@ async def _links_on_enter(house: House) -> None:
         while True:
             await pressed.wait()
             pressed.clear()
-            with contextlib.suppress(ConnectionError, socket.error, Failed):  # the server is being started again
-                tell(f"  sign in  {plain(await house.link())}")
+            await _tell_link(house)
     finally:
         loop.remove_reader(terminal)

@@ -100,5 +100,7 @@ class Caller:
         if permission in self.permits:
             return
         if self.via == "token" and permission in NEVER_BY_TOKEN:
-            raise Forbidden(f"a token may never {to}: sign in on the page, or use --as NAME, which asks for your password")
+            raise Forbidden(
+                f"a token may never {to}: sign in on the page, or use --as NAME, which asks for your password"
+            )
         raise Forbidden(f"{self.person or 'this caller'} may not {to}: it needs the permission {permission.value!r}")

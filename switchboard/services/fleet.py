@@ -131,10 +131,9 @@ class Fleet:
         line = Line(
             machine.id, machine.name, hello.boot_epoch, connection, lambda: self._instructions.pending(machine.id)
         )
-        if (other := self._lines.get(machine.id)) is not None:
-            if other.connection > connection:
-                raise Conflict(NEWER)
-            self._fence_older(other)
+        # An older line was fenced when the record took this connection's number; a newer one may have come meanwhile.
+        if (other := self._lines.get(machine.id)) is not None and other.connection > connection:
+            raise Conflict(NEWER)
         self._lines[machine.id] = line
         self._presence.came(machine.id, connection)
         self._presence.holds(machine.id, hello.orders_epoch, hello.orders_generation)

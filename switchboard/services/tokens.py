@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Protocol
@@ -99,7 +99,7 @@ class Tokens:
             await self._tokens.delete(token.id)
             await self._note(caller, "token.revoked", token, {"name": token.name})
 
-    async def _note(self, caller: Caller, action: str, token: Token, details: dict[str, object]) -> None:
+    async def _note(self, caller: Caller, action: str, token: Token, details: Mapping[str, object]) -> None:
         await self._audit.append(
-            by=caller.person, via=caller.via, action=action, subject=token.id[:12], details=details
+            by=caller.person, via=caller.via, action=action, subject=token.id[:12], details=dict(details)
         )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool
+from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
@@ -12,17 +12,7 @@ from redis.backoff import NoBackoff
 from switchboard.domain.errors import Invalid
 
 SCHEMES = ("unix", "redis", "rediss", "redis+sentinel", "rediss+sentinel")
-POOL_WAIT = 5.0  # seconds for a connection to become free
 LOOPBACK = ("localhost", "::1")
-
-
-class SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
-    """Blocks when it is used up, as the plain pool does; Sentinel's own raises."""
-
-    async def forget(self) -> None:
-        """Close the links to the Sentinels themselves."""
-        for sentinel in self.sentinel_manager.sentinels:
-            await sentinel.aclose(close_connection_pool=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +63,9 @@ class Address:
     def service(self) -> str:
         return unquote(urlsplit(self.url).path.strip("/"))
 
-    def pool(self, *, size: int) -> ConnectionPool:
-        """Return a pool of at most *size* connections, which wait for an answer for as long as their user does."""
+    def pool(self) -> ConnectionPool:
+        """Return what makes connections to it; they wait for an answer for as long as their user does."""
         options: dict[str, Any] = {
-            "max_connections": size,
             "socket_timeout": None,
             "socket_connect_timeout": 2.0,
             "retry": Retry(NoBackoff(), 0),
@@ -86,19 +75,19 @@ class Address:
         parts = urlsplit(self.url)
         if "sentinel" not in parts.scheme:
             try:
-                return BlockingConnectionPool.from_url(self.url, timeout=POOL_WAIT, **options)
+                return ConnectionPool.from_url(self.url, **options)
             except (ValueError, TypeError) as error:
                 raise Invalid("redis_url", f"{self} is no address of a store: {error}") from error
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         if parts.netloc.count("@"):
             name, _, password = parts.netloc.rpartition("@")[0].partition(":")
             options |= {"username": unquote(name) or None, "password": unquote(password) or None}
-        asked = {key: value for key, value in options.items() if key not in ("max_connections", "username", "password")}
+        asked = {key: value for key, value in options.items() if key not in ("username", "password")}
         asked["socket_timeout"] = 2.0
         if "sentinel_password" in query:
             asked["password"] = query["sentinel_password"]
         sentinel = Sentinel(self.sentinels(), sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
         if parts.scheme.startswith("rediss"):
             options["ssl"] = True
-        options |= {"timeout": POOL_WAIT, "db": int(query.get("db", 0))}
-        return SentinelPool(self.service(), sentinel, **options)  # type: ignore[no-untyped-call]
+        options["db"] = int(query.get("db", 0))
+        return SentinelConnectionPool(self.service(), sentinel, **options)  # type: ignore[no-untyped-call]

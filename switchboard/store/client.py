@@ -14,27 +14,27 @@ from redis.exceptions import TimeoutError as TooSlow
 from switchboard.domain.errors import Unavailable
 from switchboard.store.address import Address
 from switchboard.store.keys import LIBRARY
-from switchboard.store.lines import LANES, Lines
+from switchboard.store.lines import Lines
 
 TIMEOUT = 5.0  # a hung server is away after this long
 
 
 class Client:
-    """Commands over a bounded pool. `again=True`: a command may reach the server twice and mean it once, so a broken link is no end.
+    """Commands over a few lines. `again=True`: a command may reach the server twice and mean it once, so a broken link is no end.
 
     A server that does not answer in time is never asked twice: the caller would wait twice as long.
     """
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self._lines = Lines(address.pool(size=LANES), TIMEOUT)
+        self._lines = Lines(address.pool(), TIMEOUT)
 
     async def aclose(self) -> None:
         await self._lines.aclose()
 
     def alone(self, timeout: float) -> Lines:
         """Return a line of its own, for calls that block up to *timeout* seconds; the caller closes it."""
-        return Lines(self.address.pool(size=1), timeout + TIMEOUT)
+        return Lines(self.address.pool(), timeout + TIMEOUT)
 
     async def call(self, *command: Any, again: bool) -> Any:
         """Send one command. Raises Unavailable, InDoubt when the link broke and it may have happened all the same."""

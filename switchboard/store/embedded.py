@@ -189,7 +189,7 @@ class Embedded:
             await asyncio.sleep(0.02)
 
     async def _ask(self, *command: str) -> Any:
-        link = Lines(Address(self.url).pool(size=1), 2.0)
+        link = Lines(Address(self.url).pool(), 2.0)
         try:
             (answer,) = await link.send(command)
             return answer

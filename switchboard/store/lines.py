@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import ConnectionPool
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.exceptions import ConnectionError as Broken
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as TooSlow
-
-from switchboard.store.address import SentinelPool
 
 LANES = 8  # batches under way
 BATCH = 128  # commands
@@ -23,12 +23,14 @@ Command = tuple[Any, ...]
 
 class Lines:
     def __init__(self, pool: ConnectionPool, timeout: float) -> None:
+        # A maker of connections only: a lane holds one at most, so there is nothing to wait for.
         # Any, because redis-py's annotations are partial.
         self._pool: Any = pool
         self._timeout = timeout
+        self._idle: list[Any] = []
         self._waiting: deque[_Sent] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
-        self._flushing = False
+        self._flushing = self._closed = False
 
     async def send(self, *commands: Command) -> list[Any]:
         """Send *commands*, in their order, with whatever else is sent in this moment; return their answers.
@@ -45,15 +47,22 @@ class Lines:
         return await answers
 
     async def aclose(self) -> None:
+        self._closed = True
         for task in list(self._under_way):
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
-        await self._pool.aclose()
-        if isinstance(self._pool, SentinelPool):
-            await self._pool.forget()
+        self._flush()
+        for connection in self._idle:
+            await connection.disconnect()
+        self._idle.clear()
+        if isinstance(self._pool, SentinelConnectionPool):
+            for sentinel in self._pool.sentinel_manager.sentinels:
+                await sentinel.aclose(close_connection_pool=True)
 
     def _flush(self) -> None:
         self._flushing = False
+        while self._closed and self._waiting:
+            self._waiting.popleft().fail(Broken("this end was closed"))
         too_old = asyncio.get_running_loop().time() - self._timeout
         while self._waiting and len(self._under_way) < LANES:
             batch: list[_Sent] = []
@@ -97,17 +106,30 @@ class Lines:
         # One time-out around all of it; redis-py's own lose a cancellation that comes while they write (before 3.12).
         try:
             async with asyncio.timeout(self._timeout):
-                connection = await self._pool.get_connection()
+                connection = self._idle.pop() if self._idle else self._pool.make_connection()
                 try:
-                    return await _exchanged(connection, texts, count)
+                    await _ready(connection)
+                    answers = await _exchanged(connection, texts, count)
                 except BaseException:
                     # Answers that are still on their way belong to nobody.
                     await connection.disconnect(nowait=True)
                     raise
-                finally:
-                    await self._pool.release(connection)
+                self._idle.append(connection)
+                return answers
         except TimeoutError as error:
             raise TooSlow(f"no answer within {self._timeout} s") from error
+
+
+async def _ready(connection: Any) -> None:
+    """Connect it; once more when the other end has closed it since its last use, or said what nobody asked."""
+    if connection.is_connected:
+        try:
+            stale = await connection.can_read()
+        except (RedisError, OSError):
+            stale = True
+        if stale:
+            await connection.disconnect(nowait=True)
+    await connection.connect()
 
 
 async def _exchanged(connection: Any, texts: list[bytes], count: int) -> list[Any]:

@@ -42,7 +42,7 @@ async def check(client: Client) -> None:
 
 async def _open(client: Client) -> bool:
     """Whether the server answers somebody who has no password."""
-    stranger = Lines(client.address.without_password().pool(size=1), 5.0)
+    stranger = Lines(client.address.without_password().pool(), 5.0)
     try:
         await stranger.send(("PING",))
     except RedisError:

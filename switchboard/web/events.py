@@ -38,7 +38,7 @@ async def events(request: Request, caller: Asks, has: Has, shows: Shows) -> Resp
     async def check() -> None:
         who = await request.app.state.guard.identify(request)
         stands = who.caller
-        if stands.permits != caller.permits:
+        if (stands.permits, stands.solo) != (caller.permits, caller.solo):
             raise Conflict("your permissions have changed: come back")
 
     settings = request.app.state.settings

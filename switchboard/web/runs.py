@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from switchboard.domain.errors import Invalid
+from switchboard.domain.instruction import Kind
 from switchboard.domain.run import RunState
 from switchboard.services.runs import RunFilter
 from switchboard.web.access import V1
@@ -67,7 +68,7 @@ async def start(body: StartRun, caller: Asks, has: Has, shows: Shows) -> dict[st
 async def run(id: str, caller: Asks, has: Has, shows: Shows) -> dict[str, Any]:
     found = has.runs.get(caller, id)
     questions = sorted((a for a in has.projection.approvals() if a.run == id), key=lambda a: (a.opened_at, a.id))
-    told = [i for i in has.projection.instructions(found.machine) if i.run == id]
+    told = [i for i in has.projection.instructions(found.machine) if i.run == id and i.kind is not Kind.QUERY]
     return {
         **shows.run(caller, found),
         "approvals": [shows.approval(caller, a) for a in questions],

@@ -59,23 +59,23 @@ class WebSettings:
     @property
     def hosts(self) -> frozenset[str]:
         """Every Host header that is answered; any other name may be somebody's DNS rebinding."""
-        names = {*LOOPBACK, bracketed(self.host)} - {bracketed(name) for name in WILDCARDS}
-        default = DEFAULT_PORTS[self.scheme] == self.port
-        found = {f"{name}:{self.port}" for name in names} | (names if default else set())
-        found |= {name.lower() for name in self.extra_hosts}
-        if self.public_url:
-            found |= _authorities(self.public_url)
-        return frozenset(found)
+        public = _authorities(self.public_url) if self.public_url else set()
+        return frozenset(self._local | {name.lower() for name in self.extra_hosts} | public)
 
     @property
     def origins(self) -> frozenset[str]:
         """Every Origin that is one of our own pages."""
-        found = {f"{self.scheme}://{host}" for host in self.hosts}
+        found = {f"{self.scheme}://{host}" for host in self._local}
         if self.public_url:
-            scheme = urlsplit(self.public_url).scheme
-            found |= {f"{scheme}://{host}" for host in _authorities(self.public_url)}
-            found |= {f"{scheme}://{name.lower()}" for name in self.extra_hosts}
-        return frozenset(found)
+            found |= {f"{urlsplit(self.public_url).scheme}://{host}" for host in _authorities(self.public_url)}
+        # What a further name is reached by, the page's own address says: behind a proxy that is the proxy's scheme.
+        return frozenset(found | {f"{urlsplit(self.base_url).scheme}://{name.lower()}" for name in self.extra_hosts})
+
+    @property
+    def _local(self) -> set[str]:
+        names = {*LOOPBACK, bracketed(self.host)} - {bracketed(name) for name in WILDCARDS}
+        default = DEFAULT_PORTS[self.scheme] == self.port
+        return {f"{name}:{self.port}" for name in names} | (names if default else set())
 
     def answers(self, host: str) -> bool:
         """Say whether a request with this Host header is meant for us."""

@@ -60,7 +60,7 @@ async def test_ten_thousand_runs_are_a_few_dozen_rows(home: House, open_tab):
             const { runs } = await import('/panel/store.js');
             runs.take(Array.from({ length: 10000 }, (_, n) => ({
                 id: `r-${n}`, repo: `example.org/repo-${n % 40}`, branch: 'main', machine: 'm', machine_name: `mill-${n % 300}`,
-                agent: 'claude', agent_version: '2', owner: 'ana', 
+                agent: 'claude', agent_version: '2', owner: 'ana',
                 state: n % 50 ? 'running' : 'waiting', active: true, age_s: n, changed_s: 1,
                 proof_age_s: 1, reachable: true, prompt: 'x', waits_for: '',
             })));

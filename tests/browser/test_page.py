@@ -6,7 +6,7 @@ from helpers.eventually import eventually
 from helpers.fleet import approval
 from helpers.house import PASSWORD, House
 from playwright.async_api import expect
-from switchboard_rpc.v1 import approval_pb2, stop_pb2
+from switchboard_rpc.v1 import approval_pb2, fleet_pb2, stop_pb2
 
 from switchboard.domain.digest import canonical, digest
 from switchboard.domain.people import Role
@@ -45,8 +45,6 @@ class TestSignIn:
         tab = await open_tab("ana")
         await expect(tab.page.get_by_text("Solo: one person is all there is")).to_be_visible()
         await home.admit("ben", Role.REVIEWER)
-        await tab.page.reload()
-        await expect(tab.page.get_by_role("heading", name="Runs")).to_be_visible()
         await expect(tab.page.get_by_text("Solo:")).to_have_count(0)
 
     async def test_signing_out_forgets_the_page_secret(self, home: House, open_tab):
@@ -136,6 +134,19 @@ class TestRuns:
             await expect(tab.page.locator(".diff").nth(1)).not_to_contain_text("fine = 1")
             await tab.page.locator(".diff summary").nth(1).click()
             await expect(tab.page.locator(".diff").nth(1)).to_contain_text("fine = 1")
+
+    async def test_what_a_machine_would_not_do_is_said(self, home: House, open_tab):
+        machine = await home.machine()
+        async with machine.attached() as attached:
+            await attached.run("r-1")
+            tab = await open_tab("ana", path="/r/r-1")
+            await tab.page.get_by_role("button", name="Interrupt").click()
+            await eventually(lambda: attached.instructions)
+            said = fleet_pb2.InstructionReport(
+                instruction_id=attached.instructions[0].id, state=fleet_pb2.REPORT_STATE_FAILED, reason="no turn runs"
+            )
+            await attached.told(instruction_report=said)
+            await expect(tab.page.get_by_text("The machine did not do it (interrupt): no turn runs")).to_be_visible()
 
     async def test_a_message_an_interrupt_and_a_stop_reach_the_machine(self, home: House, open_tab):
         machine = await home.machine()

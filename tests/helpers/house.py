@@ -73,8 +73,8 @@ class House:
         await machine.enrol(token)
         return machine
 
-    def nobody(self, **headers: str) -> httpx.AsyncClient:
-        client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20, trust_env=False)
+    def nobody(self, *, verify: Any = True, **headers: str) -> httpx.AsyncClient:
+        client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20, trust_env=False, verify=verify)
         self._clients.append(client)
         return client
 
@@ -117,6 +117,7 @@ async def house(
     clock: ManualClock | None = None,
     webhook: str | None = None,
     passwords: Passwords | None = None,
+    tls: tuple[Path, Path] | None = None,
     **web: Any,
 ) -> AsyncIterator[House]:
     """Serve a switchboard whose first person is ana, with a password, on free loopback ports."""
@@ -126,7 +127,7 @@ async def house(
         listening = socket.create_server(("127.0.0.1", 0), backlog=256)
         stack.callback(listening.close)
         settings = replace(settings, http=("127.0.0.1", listening.getsockname()[1]))
-        edge = replace(WebSettings.of(settings), **web)
+        edge = replace(WebSettings.of(settings), tls=tls is not None, **web)
         told = Webhook(webhook, base_url=edge.base_url, patience_s=0.05) if webhook else None
         store = await stack.enter_async_context(open_store(store_url, clock=clock))
         projection = await stack.enter_async_context(Projection(store.projected, store.changes, store.epochs))
@@ -145,7 +146,7 @@ async def house(
         await people.use_link((await people.first_link("ana")).partition("#")[2], PASSWORD)
         ports = await stack.enter_async_context(core.dialled(("127.0.0.1", 0), ("127.0.0.1", 0), grace=0.1))
         api = create_api(services=core.services, settings=edge)
-        server = Server(api, edge)
+        server = Server(api, edge, cert=tls[0] if tls else None, key=tls[1] if tls else None)
         made = House(core=core, store=store, clock=clock, api=api, web=edge, ports=ports, server=server, _open=stack)
         tasks = [
             asyncio.create_task(core.deadlines.run(), name="deadlines"),

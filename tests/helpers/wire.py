@@ -112,7 +112,7 @@ async def wired(tmp_path: Path, clock: StillClock | SystemClock | None = None) -
     switch = Switch(tmp_path / "ca")
     async with serving(switch) as ports:
         identity = Identity(tmp_path / "d")
-        (tmp_path / "d").mkdir(mode=0o700)
+        (tmp_path / "d").mkdir(mode=0o700, parents=True)
         clock = clock or SystemClock()
         await enrol.join(identity, ports.enroll_address, switch.token, "mill", clock, ports.fleet_address)
         hands, source = Hands(), Source()

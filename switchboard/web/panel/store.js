@@ -1,6 +1,7 @@
 // What is known here: a snapshot, then every change as it happens. Rows remember when they came, so that ages go on.
 import { signal, computed } from "./lib.js";
 import { get, follow } from "./wire.js";
+import { session, signedIn } from "./session.js";
 
 /** live, away, or starting. */
 export const link = signal("starting");
@@ -74,7 +75,10 @@ export const runs = new Table();
 export const approvals = new Table();
 export const orders = new Table();
 export const machines = new Table();
-const TABLES = { run: runs, approval: approvals, order: orders, machine: machines };
+/** What this page told machines to do, and what became of it. */
+export const instructions = new Table();
+const ordered = new Set();
+const TABLES = { run: runs, approval: approvals, order: orders, machine: machines, instruction: instructions };
 /** Receipts come one by one; whoever shows an order asks again when this moves. */
 export const receipts = signal(0);
 
@@ -84,7 +88,7 @@ export const ENDED = new Set(["succeeded", "failed", "stopped", "interrupted", "
 export const problem = signal("");
 
 async function snapshot() {
-  for (const table of Object.values(TABLES)) table.begin();
+  for (const table of [runs, approvals, orders, machines]) table.begin();
   try {
     const [questions, stops, fleet] = await Promise.all([get("/approvals"), get("/orders"), get("/machines")]);
     for (const [table, rows] of [[approvals, questions.approvals], [orders, stops.orders], [machines, fleet.machines]]) {
@@ -117,12 +121,23 @@ export function open() {
       if (name === "hello" || name === "reset") return void snapshot();
       if (name === "late") return void late(data.machines);
       if (name === "receipt") receipts.value++;
+      if (name === "person") return void again();
+      if (name === "instruction" && !ordered.has(data.id)) return;
       const table = TABLES[name];
       if (!table) return;
       if (data.gone) table.drop(data.id);
       else table.put(data);
     },
   });
+}
+
+/** Somebody came, went or changed: what that means for who looks here, and whether they are alone. */
+async function again() {
+  try {
+    signedIn(await get("/session"));
+  } catch (error) {
+    if (session.value) problem.value = error.message;
+  }
 }
 
 /** Machines that fell silent, with the age of their last sign of life; every other one is alive. */
@@ -135,6 +150,13 @@ export function shut() {
   close?.();
   close = null;
   for (const table of Object.values(TABLES)) { table.begin(); table.finish(new Set()); table.loaded.value = false; }
+}
+
+/** Keep an eye on an instruction that was just given. */
+export function mind({ instruction }) {
+  ordered.add(instruction.id);
+  instructions.put(instruction);
+  return instruction.id;
 }
 
 /** Fetch one thing that the snapshot left out, an ended run for example. */

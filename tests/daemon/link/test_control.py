@@ -1,12 +1,14 @@
 """Staying attached: every way in which a link ends, and that nothing that was reported is lost with it."""
 
 import asyncio
+import secrets
+from pathlib import Path
 
 import grpc
 import pytest
 from helpers.eventually import eventually
 from helpers.switch import serving
-from helpers.wire import Wire
+from helpers.wire import Wire, wired
 from switchboard_rpc.v1 import fleet_pb2, stop_pb2
 
 from daemon.domain.facts import ApprovalRecord, OrderRecord, ReceiptRecord, RunRecord
@@ -49,6 +51,20 @@ async def test_what_is_reported_is_kept_until_it_is_acknowledged_and_said_again(
     await eventually(lambda: wire.hands.acks == [first])
     assert [run.id for run in wire.switch.streams[-1].hello.runs] == ["r1"]
     assert not wire.control.owed
+
+
+async def test_what_happens_between_hello_and_welcome_is_not_missed(wire: Wire) -> None:
+    await attached(wire)
+    said = []
+
+    async def meanwhile(_: object) -> None:
+        if not said:
+            said.append(wire.report(RunRecord("r7", revision=3)))
+
+    wire.switch.on_hello = meanwhile
+    wire.control.again()
+
+    await eventually(lambda: said and wire.hands.acks == said)
 
 
 async def test_a_decided_question_is_acknowledged_with_its_receipt_and_not_before(wire: Wire) -> None:
@@ -218,3 +234,15 @@ async def test_no_string_of_a_stranger_breaks_the_wire(wire: Wire, text: str) ->
 
     await eventually(lambda: wire.hands.acks == [record])
     assert len(wire.switch.run("r1").prompt) < 20_000
+
+
+async def test_it_ends_when_told_to_even_as_its_link_breaks(tmp_path: Path) -> None:
+    for _ in range(20):
+        async with wired(tmp_path / secrets.token_hex(4)) as wire:
+            running = asyncio.create_task(wire.control.run())
+            await attached(wire)
+            wire.control.again()
+            await asyncio.sleep(0)
+            running.cancel()
+            done, _ = await asyncio.wait([running], timeout=10)
+            assert done, "it goes on although it was told to end"

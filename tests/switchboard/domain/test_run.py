@@ -51,6 +51,8 @@ def test_a_run_is_active_or_final_and_only_what_was_refused_cannot_be_resumed(st
 
 
 def test_both_ends_and_the_wire_know_the_same_states():
-    wire = {name.removeprefix("RUN_STATE_").lower() for name in run_pb2.RunState.DESCRIPTOR.values_by_name} - {"unspecified"}
+    wire = {name.removeprefix("RUN_STATE_").lower() for name in run_pb2.RunState.DESCRIPTOR.values_by_name} - {
+        "unspecified"
+    }
     assert wire == {state.value for state in DaemonState}
     assert wire == {state.value for state in RunState} - {"ordered"}

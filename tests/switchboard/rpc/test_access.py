@@ -171,6 +171,10 @@ async def test_revoking_closes_both_streams_within_seconds_and_keeps_them_closed
             assert uploading.error.code() is grpc.StatusCode.PERMISSION_DENIED
         code, details = await attach_refusal(mill)
         assert (code, "revoked" in details) == (grpc.StatusCode.PERMISSION_DENIED, True)
+        async with mill.uploading() as uploading:
+            await eventually(lambda: uploading.error)
+            assert uploading.error.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert uploading.watermarks == {}
         assert (await refusal(mill.renew())).code() is grpc.StatusCode.PERMISSION_DENIED
 
 

@@ -66,7 +66,9 @@ async def test_a_machine_cannot_speak_of_another_machines_run_and_its_stream_goe
             assert (known.machine, known.state) == (mill.id, RunState.RUNNING)
             assert sb.projection.approvals() == []
             assert sb.projection.receipts("o-1") == []
-            assert {entry.by for entry in await sb.audited("report.refused")} == {forge.id}
+            refused = await sb.audited("report.refused")
+            assert {entry.by for entry in refused} == {forge.id}
+            assert {entry.subject for entry in refused} == {"Run", "Approval", "Receipt"}
 
 
 async def test_a_machine_cannot_hand_its_run_to_another_owner(store_url):

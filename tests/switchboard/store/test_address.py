@@ -4,6 +4,7 @@ import pytest
 
 from switchboard.domain.errors import Invalid
 from switchboard.store.address import Address
+from switchboard.store.lines import Lines
 
 
 @pytest.mark.parametrize(
@@ -26,9 +27,7 @@ async def test_an_address_is_shown_without_its_password(url: str, shown: str, he
     address = Address(url)
     assert str(address) == shown
     assert address.on_this_machine is here
-    pool = address.pool(size=3)
-    assert pool.max_connections == 3
-    await pool.aclose()
+    await Lines(address.pool(), 1).aclose()
 
 
 def test_sentinels_are_read_with_their_ports() -> None:

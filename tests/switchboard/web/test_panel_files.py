@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -42,6 +44,15 @@ def test_every_import_is_relative_and_there():
         for name in re.findall(r"""(?:from|import)\s*["']([^"']+)["']""", path.read_text()):
             assert name.startswith("."), (path.name, name)
             assert (path.parent / name).resolve().is_file(), (path.name, name)
+
+
+def test_the_linter_has_nothing_to_say():
+    linter = Path(sys.executable).with_name("oxlint")
+    assert linter.is_file(), "oxlint is missing: it comes with requirements-test.lock"
+    said = subprocess.run(
+        [linter, "--deny-warnings", "-c", PANEL / ".oxlintrc.json", PANEL], capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0, said.stdout
 
 
 async def test_the_first_load_stays_small(home: House):

@@ -1,6 +1,6 @@
 // One run: what it says as it says it, what it changed, and the ways to talk to it and to stop it.
 import { html, useEffect, useLayoutEffect, useRef, useState } from "../lib.js";
-import { runs, approvals, aged, need, ENDED } from "../store.js";
+import { runs, approvals, instructions, aged, mind, need, ENDED } from "../store.js";
 import { follow, get, post } from "../wire.js";
 import { may } from "../session.js";
 import { at, go } from "../route.js";
@@ -132,14 +132,21 @@ function About({ row }) {
     </details>`;
 }
 
-function Composer({ row }) {
+/** What a machine made of the last thing that it was told; nothing while all is well. */
+function Outcome({ id }) {
+  const told = id && instructions.get(id);
+  if (!told || !["failed", "lapsed"].includes(told.state)) return null;
+  return html`<${Note} tone="bad">The machine did not do it (${told.kind}): ${line(told.outcome || "it was away for too long")}<//>`;
+}
+
+function Composer({ row, onTold }) {
   const key = `switchboard.draft.run.${row.id}`;
   const [text, setText] = useState(() => sessionStorage.getItem(key) || "");
   const ended = ENDED.has(row.state);
   const resumable = ended && row.state !== "refused";
   useEffect(() => { if (text) sessionStorage.setItem(key, text); else sessionStorage.removeItem(key); }, [text]);
   const [send, busy, error] = useAction(async () => {
-    await post(`/runs/${encodeURIComponent(row.id)}/${ended ? "resume" : "messages"}`, { text });
+    onTold(mind(await post(`/runs/${encodeURIComponent(row.id)}/${ended ? "resume" : "messages"}`, { text })));
     setText("");
   });
   if (!may("start") || (ended && !resumable)) return null;
@@ -157,11 +164,12 @@ export function Run({ id }) {
   const [tab, setTab] = useState("output");
   const [missing, setMissing] = useState(null);
   const [ask, setAsk] = useState("");
+  const [told, setTold] = useState("");
   useEffect(() => { if (!runs.rows.has(id)) need(runs, `/runs/${encodeURIComponent(id)}`, (found) => found).catch(setMissing); }, [id]);
   const open = approvals.list().filter((a) => a.run === id && a.state === "open");
   const base = `/runs/${encodeURIComponent(id)}`;
-  const [interrupt, interrupting, refused] = useAction(() => post(`${base}/interrupt`, { reason: "" }));
-  const [end, ending, notEnded] = useAction(() => post(`${base}/end`));
+  const [interrupt, interrupting, refused] = useAction(async () => setTold(mind(await post(`${base}/interrupt`, { reason: "" }))));
+  const [end, ending, notEnded] = useAction(async () => setTold(mind(await post(`${base}/end`))));
   if (!row) return html`<div class="page"><a class="back" href="/">All runs</a>${missing ? html`<${Problem} error=${missing} />` : html`<${Skeleton} />`}</div>`;
   const stoppable = row.active && row.state !== "stopping";
   return html`
@@ -176,6 +184,7 @@ export function Run({ id }) {
           </div></div>
         <div class="row wrap"><${State} is=${row.state} />${row.branch && html`<span class="pill mono">${line(row.branch)}</span>`}<span class="dim">${line(row.agent)} on ${line(row.machine_name)}${row.owner ? html` · ${line(row.owner)}` : ""}</span></div>
       </div>
+      <${Outcome} id=${told} />
       ${(row.reason || refused || notEnded) && html`<div class="stack tight">
         ${row.reason && html`<${Note} tone=${row.state === "failed" || row.state === "refused" ? "bad" : ""}>${line(row.reason)}<//>`}
         <${Problem} error=${refused || notEnded} />
@@ -193,7 +202,7 @@ export function Run({ id }) {
                 ${tab === "output" ? html`<${Output} key=${row.id} row=${row} asks=${open.length > 0} />` : html`<${Changes} key=${row.id} row=${row} />`}
               </div>
             </div>
-            ${tab === "output" && html`<${Composer} key=${`c${row.id}`} row=${row} />`}`}
+            ${tab === "output" && html`<${Composer} key=${`c${row.id}`} row=${row} onTold=${setTold} />`}`}
         </div>
         <div class="side"><${About} row=${row} /></div>
       </div>

@@ -54,18 +54,27 @@ const order = (a, b) => place(a) - place(b) || began(b) - began(a) || (a.id < b.
 
 /** Keeps the order for a moment, and as long as a finger or a button is down: nothing moves away under it. */
 function useOrder() {
-  const held = useRef({ at: 0, down: false, places: new Map() });
+  const held = useRef({ at: 0, down: false, places: new Map(), later: 0 });
+  const [, again] = useState(0);
   useEffect(() => {
-    const press = (event) => { held.current.down = event.type === "pointerdown"; };
+    const press = (event) => {
+      held.current.down = event.type === "pointerdown";
+      if (!held.current.down) again((n) => n + 1);
+    };
     const names = ["pointerdown", "pointerup", "pointercancel"];
     for (const name of names) addEventListener(name, press, { passive: true });
-    return () => { for (const name of names) removeEventListener(name, press); };
+    return () => { for (const name of names) removeEventListener(name, press); clearTimeout(held.current.later); };
   }, []);
   return (rows) => {
     const { at, down, places } = held.current;
     const old = (row) => places.get(row.id) ?? Infinity;
-    if (places.size && (down || performance.now() - at < HELD_MS)) rows.sort((a, b) => (old(a) === old(b) ? order(a, b) : old(a) - old(b)));
-    else { rows.sort(order); held.current.at = performance.now(); }
+    if (places.size && (down || performance.now() - at < HELD_MS)) {
+      rows.sort((a, b) => (old(a) === old(b) ? order(a, b) : old(a) - old(b)));
+      held.current.later ||= setTimeout(() => { held.current.later = 0; again((n) => n + 1); }, HELD_MS);
+    } else {
+      rows.sort(order);
+      held.current.at = performance.now();
+    }
     held.current.places = new Map(rows.map((row, i) => [row.id, i]));
     return rows;
   };

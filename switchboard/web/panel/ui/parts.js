@@ -85,6 +85,6 @@ export function Ask({ title, children, label = "Reason", button, tone = "stop", 
 /** A line to copy. */
 export function Copy({ text, label }) {
   const [done, setDone] = useState(false);
-  const copy = async () => { await navigator.clipboard?.writeText(text); setDone(true); setTimeout(() => setDone(false), 1500); };
-  return html`<div class="stack tight"><pre class="code">${exact(text)}</pre><div><button class="button" onClick=${copy}>${done ? "Copied" : label}</button></div></div>`;
+  const copy = async () => { await navigator.clipboard.writeText(text); setDone(true); setTimeout(() => setDone(false), 1500); };
+  return html`<div class="stack tight"><pre class="code">${exact(text)}</pre>${navigator.clipboard && html`<div><button class="button" onClick=${copy}>${done ? "Copied" : label}</button></div>`}</div>`;
 }

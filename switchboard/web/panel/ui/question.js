@@ -22,8 +22,13 @@ function Will({ a, input }) {
   return html`
     ${main && html`<pre class="code will" data-will="" tabindex="0">${exact(input[main])}</pre>`}
     ${odd.length > 0 && html`<${Note} tone="wait">Letters beyond ASCII: ${odd.join(", ")}. One of them may only look like another.<//>`}
-    <${Fields} input=${input} but=${main ? [main] : []} />`;
+    <${Fields} input=${input} but=${[main, ...answered(a, input)]} />
+    <details><summary class="small dim">The whole request, as JSON</summary><pre class="code" tabindex="0">${exact(a.input_json)}</pre></details>`;
 }
+
+/** What is shown word for word by the answer's own fields below. */
+const answered = (a, input) => a.state !== "open" ? [] : a.kind === "choice" && choices(input).length ? ["questions"] : a.kind === "elicitation" && schema(input) ? ["requested_schema", "requestedSchema"] : [];
+
 
 function Fields({ input, but }) {
   const names = Object.keys(input).filter((name) => !but.includes(name));

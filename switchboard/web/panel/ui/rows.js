@@ -6,6 +6,8 @@ const MORE = 12; // rows beyond either edge
 export class Rows extends Component {
   state = { first: 0, last: 60 };
   #due = 0;
+  #body = null;
+  #hold = (body) => { this.#body = body; };
   #look = () => {
     if (this.#due) return;
     this.#due = requestAnimationFrame(() => { this.#due = 0; this.#measure(); });
@@ -28,9 +30,9 @@ export class Rows extends Component {
   }
 
   #measure() {
-    if (!this.base) return;
+    if (!this.#body) return;
     const { height, items } = this.props;
-    const top = -this.base.getBoundingClientRect().top;
+    const top = -this.#body.getBoundingClientRect().top;
     const first = Math.max(0, Math.min(Math.floor(top / height) - MORE, items.length - 1));
     const last = Math.max(first, Math.ceil((top + innerHeight) / height) + MORE);
     if (first !== this.state.first || last !== this.state.last) this.setState({ first, last });
@@ -40,6 +42,6 @@ export class Rows extends Component {
     const first = Math.min(this.state.first, Math.max(0, items.length - 1));
     const last = Math.min(this.state.last, items.length);
     const pad = (key, rows) => rows > 0 && h("tr", { key, class: "pad", "aria-hidden": "true" }, h("td", { colSpan: columns, style: { height: `${rows * height}px` } }));
-    return h("tbody", { role: "rowgroup" }, pad("above", first), items.slice(first, last).map(row), pad("below", items.length - last));
+    return h("tbody", { ref: this.#hold, role: "rowgroup" }, pad("above", first), items.slice(first, last).map(row), pad("below", items.length - last));
   }
 }
