@@ -13,6 +13,7 @@ from daemon import recovery
 from daemon.agents.claude_code import ClaudeCode
 from daemon.agents.driver import Driver
 from daemon.answers import Answers
+from daemon.apart import Apart
 from daemon.clock import Clock, SystemClock
 from daemon.disk import DiskFull
 from daemon.domain.outbox import Quota
@@ -161,6 +162,7 @@ async def put_together(settings: Settings, clock: Clock | None = None) -> AsyncI
     identity = Identity(settings.home)
     machine = identity.machine()
     env = {**os.environ, **settings.agent_env}
+    env.pop("GRPC_ENABLE_FORK_SUPPORT", None)  # the daemon's own, see __main__
     with contextlib.ExitStack() as open_files:
         journal = Journal(settings.home, clock, settings.journal_bytes)
         open_files.callback(journal.close)
@@ -171,15 +173,16 @@ async def put_together(settings: Settings, clock: Clock | None = None) -> AsyncI
         quota = Quota(settings.output_bytes_per_s, 4 * settings.output_bytes_per_s, settings.output_bytes)
         safety = SafetyStore(settings.home, clock)
         outputs = Outputs(spool, redactor, clock, quota, reports)
-        stops = Stops(journal, safety, clock, machine.id, reports)
+        apart = Apart(settings.home)
+        stops = Stops(journal, apart, clock, machine.id, reports)
         questions = Questions(journal, redactor, clock, settings.expiry_s, reports)
         async with Processes(machine.id, settings.home, clock) as processes:
             tools = Tools(journal, processes, outputs, questions, stops, clock, safety, settings, reports)
-            checks = Checks(_drivers(settings, env), settings)
+            checks = Checks(_drivers(settings, env), settings, apart)
             runs = Runs(tools, checks)
             stops.live = runs.stoppable
             reports.on_full = lambda why: runs.halt(f"the disk takes nothing any more: {why}", close=False)
-            runner = Runner(tools, runs, Answers(journal, outputs, redactor, safety), machine.name)
+            runner = Runner(tools, runs, Answers(journal, outputs, redactor, safety, apart), machine.name)
             control = Control(identity, runner, clock)
             upload = Upload(identity, outputs, clock, control.attached)
             reports.send, outputs.poke, runner.answered = control.report, upload.poke, upload.answer

@@ -9,15 +9,13 @@ import os
 import socket
 import struct
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import structlog
-
-log = structlog.get_logger()
-
 NAME = "daemon.sock"
+ELSEWHERE = "daemon.sock.path"  # names the socket where the folder's own path is too long for one
 LONGEST_PATH = 100  # of a unix socket's address
 Serve = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -28,15 +26,13 @@ class NoDaemon(Exception):
 
 class Door:
     def __init__(self, home: Path, commands: Mapping[str, Serve]) -> None:
-        self._path, self._commands = home / NAME, commands
+        self._home, self._path, self._commands = home, home / NAME, commands
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> "Door":
         if len(os.fsencode(self._path)) > LONGEST_PATH:
-            log.warning(
-                "the data folder's path is too long for a socket: status, stop and restart will not find this daemon"
-            )
-            return self
+            self._path = Path(tempfile.mkdtemp(prefix="switchboard-")) / NAME  # 0700, as the home is
+            (self._home / ELSEWHERE).write_text(str(self._path))
         self._path.unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:
@@ -49,6 +45,9 @@ class Door:
         if self._server is not None:
             self._server.close()
             self._path.unlink(missing_ok=True)
+            if self._path.parent != self._home:
+                self._path.parent.rmdir()
+                (self._home / ELSEWHERE).unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -70,7 +69,8 @@ def call(home: Path, command: str, timeout_s: float, **said: Any) -> dict[str, A
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
             line.settimeout(timeout_s)
-            line.connect(str(home / NAME))
+            elsewhere = home / ELSEWHERE
+            line.connect(elsewhere.read_text() if elsewhere.exists() else str(home / NAME))
             line.sendall(json.dumps({"command": command, **said}).encode() + b"\n")
             with line.makefile("rb") as answer:
                 found = json.loads(answer.readline() or b"{}")

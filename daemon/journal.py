@@ -40,6 +40,10 @@ class JournalDamaged(DiskDamaged):
 
 
 class Journal:
+    _held: dict[str, OrderRecord]  # as on the disk, by id
+    _evaluated: set[str]
+    _set_held: tuple[str, int]
+
     def __init__(self, home: Path, clock: Clock, max_bytes: int | None = None) -> None:
         """Open home/journal.db, made on the first start. *max_bytes* is its quota. Raises DiskFull, JournalDamaged."""
         path = home / "journal.db"
@@ -52,6 +56,9 @@ class Journal:
         key = {"order_id": "order", "run": "run", "attempt": "attempt"}
         self._receipts = Records(db, clock, "receipts", ReceiptRecord, key)
         self._instructions = Records(db, clock, "instructions", InstructionRecord, {"id": "id"})
+        self._held: dict[str, OrderRecord] = {}
+        self._evaluated: set[str] = set()
+        self._set_held = ("", 0)
         self._read_orders()
 
     def close(self) -> None:
@@ -318,9 +325,9 @@ class Journal:
         """Remember the orders that are on the disk: a broadcast reads them once a machine, and there is one writer."""
         rows = self._db.rows("SELECT record, evaluated FROM orders ORDER BY position")
         found = [(unpack(OrderRecord, record), bool(evaluated)) for record, evaluated in rows]
-        self._held: dict[str, OrderRecord] = {order.id: order for order, _ in found}
-        self._evaluated: set[str] = {order.id for order, evaluated in found if evaluated}
-        self._set_held: tuple[str, int] = (self.get("store_epoch") or "", int(self.get("generation") or 0))
+        self._held = {order.id: order for order, _ in found}
+        self._evaluated = {order.id for order, evaluated in found if evaluated}
+        self._set_held = (self.get("store_epoch") or "", int(self.get("generation") or 0))
 
     def _set(self, key: str, value: str) -> None:
         self._db.run("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", key, value)

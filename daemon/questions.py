@@ -196,7 +196,7 @@ class Questions:
 
     def _settle(self, id: str, state: ApprovalState, reason: str) -> None:
         try:
-            self._reports.say(self._journal.settle(id, state, reason))
+            self._reports.say(self._journal.settle(id, state, self._reports.masked(reason)))
         except (IllegalTransition, NoSuch):
             return  # decided or settled before, by whoever was first
         except DiskFull as error:

@@ -1,17 +1,17 @@
 """Whether a run may start here: each refusal is one sentence for the person who asked."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon import git
 from daemon.agents.driver import Driver, Found
+from daemon.apart import Apart
 from daemon.domain.instruction import AgentProgram, Start
+from daemon.git import Repo, RepoProblem
 from daemon.settings import Settings
-from daemon.threads import TookTooLong, soon
 
 PROMPT_BYTES = 1 << 20
-LOOK_S = 30.0  # at a checkout
 MODES = ("diagnose", "patch", "plan")
 
 
@@ -24,12 +24,12 @@ class Checked:
     driver: Driver
     found: Found
     path: Path  # where the agent works
-    repo: git.Repo
+    repo: Repo
 
 
 class Checks:
-    def __init__(self, drivers: Mapping[str, Driver], settings: Settings) -> None:
-        self._drivers, self._settings = drivers, settings
+    def __init__(self, drivers: Mapping[str, Driver], settings: Settings, apart: Apart) -> None:
+        self._drivers, self._settings, self._apart = drivers, settings, apart
 
     async def programs(self) -> tuple[AgentProgram, ...]:
         """Look for every agent that this daemon can drive."""
@@ -74,23 +74,19 @@ class Checks:
             raise Refused(f"{driver.name} was not found on this machine")
         return found
 
-    async def _checkout(self, path: str) -> tuple[Path, git.Repo]:
+    async def _checkout(self, path: str) -> tuple[Path, Repo]:
         """Return the folder, its links resolved, and the checkout that it is in. Raises Refused."""
         folder = Path(path)
         if "\0" in path or not folder.is_absolute():
             raise Refused(f"{path[:300]!r} is not a full path: say where on the machine the checkout is")
-        try:
-            return await soon(lambda: self._looked(folder), limit_s=LOOK_S)
-        except (git.RepoProblem, TookTooLong) as error:
-            raise Refused(str(error)) from error
-
-    def _looked(self, folder: Path) -> tuple[Path, git.Repo]:
         if self._settings.repos and not self._allowed(folder):
             raise Refused(
                 f"runs may start only under {', '.join(self._settings.repos)} on this machine, not in {str(folder)[:300]!r}"
             )
-        found = git.look(folder)
-        return folder.resolve(), found
+        try:
+            return await asyncio.to_thread(folder.resolve), await self._apart.look(folder)
+        except RepoProblem as error:
+            raise Refused(str(error)) from error
 
     def _allowed(self, folder: Path) -> bool:
         real = folder.resolve()

@@ -8,17 +8,16 @@ from typing import Protocol
 
 import structlog
 
-from daemon import faults, git
+from daemon import faults
+from daemon.apart import Apart
 from daemon.clock import Clock
 from daemon.disk import DiskFull
-from daemon.domain.facts import OrderRecord, ReceiptRecord, RunRecord, Saved
+from daemon.domain.facts import OrderRecord, ReceiptRecord, RunRecord
 from daemon.domain.instruction import Held, OrdersSeen
 from daemon.domain.orders import Candidate, candidate, holding, matches, stop_sentence
 from daemon.journal import Journal
 from daemon.process import Emptied
 from daemon.reports import Reports
-from daemon.safety import SafetyStore
-from daemon.threads import TookTooLong, soon
 
 log = structlog.get_logger()
 
@@ -39,12 +38,12 @@ class Stops:
     def __init__(
         self,
         journal: Journal,
-        safety: SafetyStore,
+        apart: Apart,
         clock: Clock,
         machine: str,
         reports: Reports,
     ) -> None:
-        self._journal, self._safety, self._clock, self._machine = journal, safety, clock, machine
+        self._journal, self._apart, self._clock, self._machine = journal, apart, clock, machine
         self._reports = reports
         self._saving = asyncio.Semaphore(SAVES_AT_ONCE)
         self.live: Callable[[], Iterable[Live]] = tuple  # set by whoever puts the daemon together
@@ -136,7 +135,7 @@ class Stops:
         """Keep the checkout's state of a run that was stopped, and give its receipts again with it."""
         wanted = set(orders)
         async with self._saving:
-            saved = await self._saved(run)
+            saved = await self._apart.save(run.path, run.id, run.base_commit)
         for order in wanted:
             for receipt in self._journal.receipts(order):
                 if (receipt.run, receipt.attempt) == (run.id, run.attempt):
@@ -199,15 +198,6 @@ class Stops:
                         order.id, run.id, run.attempt, "ended", run.containment, "none", reason="it had ended by itself"
                     )
                 )
-
-    async def _saved(self, run: RunRecord) -> Saved:
-        def save() -> Saved:
-            return self._safety.save(git.find_root(run.path), run.id, run.base_commit)
-
-        try:
-            return await soon(save, limit_s=self._safety.caps.seconds + 30)
-        except (git.RepoProblem, TookTooLong) as error:
-            return Saved(error=str(error))
 
     def _receipt(self, receipt: ReceiptRecord) -> None:
         try:

@@ -98,7 +98,7 @@ class Control:
                 self.attached.clear()
                 self._outgoing = None
                 self._unacked.clear()
-            pass  # channels.stop_if_cancelled()
+            channels.stop_if_cancelled()
             wait = SLOW_S if lost.slow else patience.next_s(self._clock.boot_ms())
             if lost.at_once:
                 wait = random.uniform(0, 0.5)  # noqa: S311 - spreads a herd, no secret

@@ -8,6 +8,7 @@ from switchboard.domain.errors import Forbidden, NotFound
 from switchboard.domain.machine import Machine
 from switchboard.domain.people import Caller, Permission
 from switchboard.web.access import V1
+from switchboard.web.answers import plain
 from switchboard.web.guard import Asks, Guarded
 from switchboard.web.models import InviteMachine, Restore, Why
 from switchboard.web.parts import Has, Shows
@@ -47,13 +48,13 @@ async def revoke(id: str, body: Why, caller: Asks, has: Has, shows: Shows) -> di
 @router.get(f"{V1}/machines/{{id}}/safety")
 async def safety(id: str, caller: Asks, has: Has) -> Any:
     _may_use(caller, _found(has, id))
-    return await has.queries.ask(id, {"safety": {"verb": "list"}}, ANSWER_S, by=caller.person)
+    return plain(await has.queries.ask(id, {"safety": {"verb": "list"}}, ANSWER_S, by=caller.person))
 
 
 @router.get(f"{V1}/machines/{{id}}/safety/{{sid}}")
 async def safety_copy(id: str, sid: str, caller: Asks, has: Has) -> Any:
     _may_use(caller, _found(has, id))
-    return await has.queries.ask(id, {"safety": {"verb": "show", "id": sid}}, ANSWER_S, by=caller.person)
+    return plain(await has.queries.ask(id, {"safety": {"verb": "show", "id": sid}}, ANSWER_S, by=caller.person))
 
 
 @router.post(f"{V1}/machines/{{id}}/safety/{{sid}}/restore")
@@ -66,7 +67,7 @@ async def restore(id: str, sid: str, body: Restore, caller: Asks, has: Has) -> A
     await has.audit.append(
         by=caller.person, via=caller.via, action="safety.restored", subject=f"{id}/{sid}", details={"into": body.into}
     )
-    return answer
+    return plain(answer)
 
 
 def _found(has: Has, id: str) -> Machine:

@@ -2,7 +2,6 @@
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import structlog
@@ -14,6 +13,7 @@ from switchboard.domain.output import Event
 from switchboard.domain.people import Caller
 from switchboard.domain.run import Run
 from switchboard.web.access import V1
+from switchboard.web.answers import Diff, OlderOutput, plain, read
 from switchboard.web.guard import Asks, Guarded
 from switchboard.web.parts import Has
 from switchboard.web.sse import EventStream, Viewer, resume_id
@@ -92,7 +92,8 @@ async def stream(id: str, request: Request, caller: Asks, has: Has) -> Response:
 async def diff(id: str, request: Request, caller: Asks, has: Has) -> Any:
     """What the checkout holds against the commit that the run started from, asked of its machine now."""
     run = await _readable(request, has, caller, id)
-    return await has.queries.ask(run.machine, {"diff": {"run_id": id}}, DIFF_S, by=caller.person, run=id)
+    answer = await has.queries.ask(run.machine, {"diff": {"run_id": id}}, DIFF_S, by=caller.person, run=id)
+    return plain(read(Diff, answer).model_dump())
 
 
 async def _readable(request: Request, has: Has, caller: Caller, id: str) -> Run:
@@ -109,7 +110,9 @@ async def _from_spool(has: Has, caller: Caller, run: Run, first: int, count: int
     try:
         query = {"output": {"run_id": run.id, "first": first, "count": count}}
         answer = await has.queries.ask(run.machine, query, SPOOL_S, by=caller.person, run=run.id)
-        return [dict(event) for event in answer.get("events", [])][:count]
+        # A machine's word: only what was asked for is taken, in order, each seq once.
+        said = {e.seq: e for e in read(OlderOutput, answer).events if first <= e.seq < first + count}
+        return [plain(said[seq].model_dump()) for seq in sorted(said)]
     except SwitchboardError as error:
         log.info("old output cannot be had", run=run.id, error=str(error))
         last = first + count - 1
@@ -118,4 +121,14 @@ async def _from_spool(has: Has, caller: Caller, run: Run, first: int, count: int
 
 
 def _row(event: Event) -> dict[str, Any]:
-    return asdict(event)
+    # By hand: dataclasses.asdict would follow a stranger's detail as deep as it goes.
+    return {
+        "seq": event.seq,
+        "at_ms": event.at_ms,
+        "kind": event.kind,
+        "text": event.text,
+        "tool": event.tool,
+        "block": event.block,
+        "detail": plain(dict(event.detail)),
+        "attempt": event.attempt,
+    }

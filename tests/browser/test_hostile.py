@@ -10,6 +10,7 @@ from helpers.eventually import eventually
 from helpers.fleet import approval
 from helpers.house import House
 from playwright.async_api import expect
+from switchboard_rpc.v1 import approval_pb2
 
 PAYLOADS = (
     "<img src=x onerror=window.ran=1>",
@@ -71,6 +72,43 @@ async def test_what_cannot_be_seen_is_shown_where_somebody_decides(home: House, 
             assert hidden in shown
         assert "hidden" in shown
         await expect(tab.page.get_by_text("Letters beyond ASCII")).to_contain_text("U+0430")
+
+
+STRANGE = (
+    ("tool", "[1,2]"),
+    ("tool", '"x"'),
+    ("tool", "5"),
+    ("tool", "null"),
+    ("tool", "{"),
+    ("tool", '{"command":{"a":1},"x":null}'),
+    ("choice", '{"questions":"x"}'),
+    ("choice", '{"questions":[null,{"question":{"a":1}},{"question":"q","options":"x"}]}'),
+    ("choice", '{"questions":[{"question":"q","options":[null,{"label":{}},{"label":1,"description":{}}]}]}'),
+    ("choice", '{"questions":[{"question":"__proto__","options":[{"label":"constructor"}]}]}'),
+    ("plan", '{"plan":5}'),
+    ("elicitation", '{"requested_schema":5}'),
+    ("elicitation", '{"requested_schema":{"properties":[1,null]}}'),
+    ("elicitation", '{"requested_schema":{"properties":{"a":null,"b":5,"c":{"enum":[{},null]},"d":{"title":{}}}}}'),
+    ("unknown", '{"__proto__":{"x":1},"constructor":1}'),
+)
+
+
+async def test_a_question_of_any_shape_is_drawn_and_can_be_denied(home: House, open_tab):
+    machine = await home.machine()
+    async with machine.attached() as attached:
+        await attached.run("r-1", "WAITING", owner="ana")
+        for n, (kind, text) in enumerate(STRANGE):
+            made = approval(f"a-{n}", "r-1", input_json=text)
+            made.kind = approval_pb2.QuestionKind.Value(f"QUESTION_KIND_{kind.upper()}")
+            await attached.told(approval=made)
+        tab = await open_tab("ana")
+        for n, _ in enumerate(STRANGE):
+            await tab.go(f"/a/a-{n}")
+            card = tab.page.locator(f"[data-approval=a-{n}]")
+            await card.get_by_role("button", name="Deny…").click()
+            await card.get_by_label("Why not?").fill("no")
+            await card.get_by_role("button", name="Deny").click()
+            await expect(card).to_contain_text("Denied by ana")
 
 
 @asynccontextmanager

@@ -2,10 +2,12 @@
 
 import asyncio
 
+from helpers.browser import tab
 from helpers.eventually import eventually
 from helpers.fleet import approval
-from helpers.house import PASSWORD, House
-from playwright.async_api import expect
+from helpers.house import PASSWORD, House, house
+from helpers.valkey import own_valkey
+from playwright.async_api import Browser, expect
 from switchboard_rpc.v1 import approval_pb2, fleet_pb2, stop_pb2
 
 from switchboard.domain.digest import canonical, digest
@@ -379,6 +381,24 @@ class TestMachines:
             await tab.page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
             await expect(tab.page.get_by_role("article")).to_contain_text("revoked")
             await eventually(lambda: attached.ended)
+
+
+async def test_a_store_that_is_away_is_said_and_the_page_comes_back_by_itself(browser: Browser):
+    async with own_valkey() as own, house(own.url, heartbeat_s=0.2) as home, tab(browser, home) as page_of:
+        machine = await home.machine()
+        async with machine.attached() as attached:
+            await page_of.sign_in("ana")
+            await attached.run("r-1", repo="example.org/mill")
+            await expect(page_of.page.locator("tr.one")).to_have_count(1)
+            await own.kill()
+            await expect(page_of.page.get_by_text("What you see is as it was")).to_contain_text("store")
+            await expect(page_of.page.locator("tr.one")).to_have_count(1)
+            await page_of.page.reload()
+            await expect(page_of.page.get_by_text("This page tries again by itself")).to_be_visible()
+            await own.restart()
+            await expect(page_of.page.locator("tr.one")).to_have_count(1, timeout=20_000)
+            await expect(page_of.page.locator(".link[data-state=live]")).to_be_attached(timeout=20_000)
+        page_of.complaints = [said for said in page_of.complaints if "503" not in said]  # the browser's own note on it
 
 
 async def test_a_cut_line_is_shown_and_what_was_missed_comes_by_itself(home: House, open_tab):

@@ -1,6 +1,5 @@
 """Output on its way out of a run: masked before it is numbered, numbered before it is sent, and sent again when asked for."""
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from helpers.eventually import eventually
 from switchboard_rpc.v1 import run_pb2
 
 from daemon.clock import SystemClock
+from daemon.disk import DiskFull
 from daemon.domain.agent import Output, OutputKind
 from daemon.domain.outbox import Quota
 from daemon.domain.redaction import Redactor
@@ -54,10 +54,10 @@ def desk_in(home: Path, clock: StillClock | SystemClock, spool_bytes: int | None
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+async def desk(tmp_path: Path) -> Desk:
     made = desk_in(tmp_path, SystemClock())
     made.outputs.open("r1", 1, "full")
-    yield made
+    return made
 
 
 def message(text: str, block: str = "b1") -> Output:
@@ -151,10 +151,14 @@ async def test_a_full_spool_is_told_and_what_it_did_not_take_is_counted(tmp_path
     low, next = desk.spool.range("r1")
     assert low == 1
     assert next < 40
-    with pytest.raises(Exception, match="cannot be written"):
+
+    def fill() -> None:
         for _ in range(10_000):
             desk.outputs.try_disk()
             desk.spool.append("r1", [(desk.spool.range("r1")[1], b"x" * 10_000)])
+
+    with pytest.raises(DiskFull, match="cannot be written"):
+        fill()
 
 
 async def test_the_output_of_an_ended_run_is_let_go_when_the_server_has_long_had_it(tmp_path: Path) -> None:

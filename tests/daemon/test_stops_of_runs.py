@@ -158,8 +158,7 @@ async def test_orders_that_are_known_only_from_the_disk_count_while_the_switchbo
         run = await busy(machine, token, resume_after_crash=True)
         # It dies in the very moment in which the order is on its disk and nothing was done about it yet.
         await machine.daemon.kill()
-        # The first time it writes what it is welcomed with: nothing.
-        await machine.daemon.start(SWITCHBOARD_FAULT="journal.order.written:2")
+        await machine.daemon.start(SWITCHBOARD_FAULT="journal.order.written")
         await eventually(lambda: machine.switch.run(run).attempt == 2, 60)
         await machine.state(run, "idle")
         order = await machine.switch.order(all=True, reason="incident 9")

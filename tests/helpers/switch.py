@@ -37,10 +37,11 @@ class Attached:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def send(self, **kind: Any) -> None:
-        if "welcome" not in kind:
-            await self.welcomed.wait()
-        async with self._turn:
-            await self.context.write(fleet_pb2.AttachResponse(**kind))
+        async with asyncio.timeout(30):  # a stream that died in between says nothing
+            if "welcome" not in kind:
+                await self.welcomed.wait()
+            async with self._turn:
+                await self.context.write(fleet_pb2.AttachResponse(**kind))
         self.welcomed.set()
 
 

@@ -2,7 +2,7 @@
 import { html, render, h, useEffect } from "./lib.js";
 import { get } from "./wire.js";
 import { session, signedIn, solo } from "./session.js";
-import { link, open, shut, waiting, orders } from "./store.js";
+import { link, open, shut, trouble, waiting, orders } from "./store.js";
 import { path } from "./route.js";
 import { SignIn, takeSecret } from "./screens/signin.js";
 import { Runs } from "./screens/runs.js";
@@ -11,6 +11,7 @@ import { Approvals } from "./screens/approvals.js";
 import { Stop, Stops } from "./screens/stops.js";
 import { Machines } from "./screens/machines.js";
 import { Account, leave } from "./screens/account.js";
+import { Fence } from "./ui/parts.js";
 import { line } from "./text.js";
 
 takeSecret();
@@ -56,14 +57,14 @@ function Shell() {
       </header>
       <main class="main">
         ${solo.value && html`<p class="solo">Solo: one person is all there is, so you decide on your own runs.</p>`}
-        ${link.value === "away" && html`<p class="solo" role="status">The switchboard cannot be reached at the moment. What you see is as it was; it comes back by itself.</p>`}
-        ${screen(where)}
+        ${link.value === "away" && html`<p class="solo" role="status">${trouble.value ? line(trouble.value) : "The switchboard cannot be reached at the moment"}. What you see is as it was; it comes back by itself.</p>`}
+        <${Fence} key=${where} what="This page" raw=${{ page: where }}>${screen(where)}<//>
       </main>
     </div>`;
 }
 
 function App() {
-  if (session.value === undefined) return null;
+  if (session.value === undefined) return trouble.value ? html`<main class="gate"><div class="card"><h1>One moment</h1><p role="status">${line(trouble.value)}. This page tries again by itself.</p></div></main>` : null;
   return session.value === null || path.value === "/sign-in" ? html`<${SignIn} />` : html`<${Shell} />`;
 }
 
@@ -73,9 +74,11 @@ async function begin() {
   } else {
     try {
       signedIn(await get("/session"));
+      trouble.value = "";
     } catch (error) {
-      session.value = null;
-      if (error.status !== 401) setTimeout(begin, 2000);
+      // Not known is one thing, nobody there to ask is another.
+      if (error.status === 401) session.value = null;
+      else { trouble.value = error.message; setTimeout(begin, 1000); }
     }
   }
 }

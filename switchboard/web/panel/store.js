@@ -5,6 +5,8 @@ import { session, signedIn } from "./session.js";
 
 /** live, away, or starting. */
 export const link = signal("starting");
+/** Why it is away, in the server's words, when it said any. */
+export const trouble = signal("");
 /** Seconds since the page began; ticks once a second and drives every age. */
 export const now = signal(performance.now() / 1000);
 setInterval(() => { if (!document.hidden) now.value = performance.now() / 1000; }, 1000);
@@ -115,7 +117,7 @@ let close = null;
 export function open() {
   close?.();
   close = follow("/events", {
-    link: (state) => { link.value = state; },
+    link: (state, why = "") => { link.value = state; trouble.value = why; },
     refused: (error) => { problem.value = error.message; },
     event(name, data) {
       if (name === "hello" || name === "reset") return void snapshot();

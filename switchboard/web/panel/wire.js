@@ -67,9 +67,11 @@ export function follow(path, on) {
 
   async function loop() {
     while (!over && !document.hidden) {
+      let why = "";
       try {
         await once();
       } catch (error) {
+        why = error instanceof Refused ? error.message : "";
         if (over || document.hidden) break;
         if (error instanceof Refused && [403, 404].includes(error.status)) {
           on.refused?.(error);
@@ -78,7 +80,7 @@ export function follow(path, on) {
         // The server went away, or the network did: come back, a little later each time, never all at once.
       }
       if (over || document.hidden) break;
-      on.link?.("away");
+      on.link?.("away", why);
       await new Promise((done) => { timer = setTimeout(done, wait * (0.5 + Math.random() / 2)); wake = done; });
       wait = Math.min(wait * 2, 5000);
     }

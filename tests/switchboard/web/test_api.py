@@ -97,8 +97,23 @@ class TestRuns:
             await uploading.answer(attached.instructions[0].id, diff)
             answer = await asking
 
-        assert answer.json() == diff
+        assert answer.json()["files"][0]["patch"] == diff["files"][0]["patch"]
+        assert set(answer.json()) == {"files", "truncated"}
         assert attached.instructions[0].query.diff.run_id == "r-1"
+
+    @pytest.mark.parametrize("said", [[], "x", {"files": "x"}, {"files": [{"path": 1}]}, {"files": [None]}, {}])
+    async def test_an_answer_that_is_none_is_a_sentence(self, home: House, said: object):
+        machine = await home.machine()
+        client = await home.browser("ana")
+        async with machine.attached() as attached, machine.uploading() as uploading:
+            await attached.run("r-1")
+            asking = asyncio.create_task(client.get(f"{V1}/runs/r-1/diff"))
+            await eventually(lambda: attached.instructions)
+            await uploading.answer(attached.instructions[0].id, said)
+            answer = await asking
+
+        assert answer.status_code == 503
+        assert "cannot be read" in answer.json()["error"]
 
     async def test_what_left_the_store_comes_from_the_machines_spool(self, home: House):
         machine = await home.machine()
@@ -111,7 +126,10 @@ class TestRuns:
             await eventually(lambda: uploading.watermarks.get("r-1") == 4)
             asking = asyncio.create_task(client.get(f"{V1}/runs/r-1/output"))
             await eventually(lambda: attached.instructions)
-            older = [{"seq": 1, "kind": "message", "text": "one"}, {"seq": 2, "kind": "message", "text": "two"}]
+            older = [
+                {"seq": n, "kind": "message", "text": text}
+                for n, text in ((2, "two"), (1, "one"), (1, "one"), (9, "no"))
+            ]
             await uploading.answer(attached.instructions[0].id, {"events": older})
             page = (await asking).json()
 

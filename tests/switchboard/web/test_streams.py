@@ -10,6 +10,7 @@ import httpx
 from helpers.eventually import eventually
 from helpers.fleet import approval, run
 from helpers.house import House, house
+from switchboard_rpc.v1 import fleet_pb2, run_pb2
 
 from switchboard.domain.people import Permission, Role
 from switchboard.web.access import V1
@@ -182,3 +183,30 @@ class TestOutput:
                 await eventually(lambda: named(seen, "output"))
 
         assert [data["text"] for data in named(seen, "output")] == ["three"]
+
+
+async def test_no_detail_that_a_machine_can_send_breaks_the_page_or_the_stream(home: House):
+    details = [
+        '{"a": "\\ud800", "\\udfff": 1}',
+        '{"a": NaN, "b": -Infinity}',
+        '{"a": ' * 900 + "1" + "}" * 900,
+        "[1]",
+        "{",
+        '{"a": 1e999}',
+        '{"n": 123456789012345678901234567890}',
+    ]
+    events = [run_pb2.RunEvent(seq=n, kind=4, text="x", detail_json=detail) for n, detail in enumerate(details, 1)]
+    machine = await home.machine()
+    client = await home.browser("ana")
+    async with machine.attached() as attached, machine.uploading() as uploading:
+        await attached.run("r-1")
+        batch = run_pb2.OutputBatch(
+            run_id="r-1", first=1, count=len(events), events=run_pb2.RunEvents(events=events).SerializeToString()
+        )
+        await uploading.call.write(fleet_pb2.UploadRequest(batch=batch))
+        async with following(client, "/runs/r-1/output/stream") as (seen, _):
+            await eventually(lambda: len(named(seen, "output")) == len(details))
+        page = await client.get(f"{V1}/runs/r-1/output")
+
+    assert page.status_code == 200
+    assert len(page.json()["events"]) == len(details)

@@ -18,7 +18,7 @@ export function Account() {
       <section class="card stack" aria-label="Account">
         <dl class="facts"><dt>Name</dt><dd>${line(me.person)}</dd><dt>Role</dt><dd>${line(me.role)}</dd></dl>
         <form class="stack" onSubmit=${(e) => { e.preventDefault(); change(); }}>
-          <input type="hidden" autocomplete="username" value=${me.person} />
+          <input type="text" autocomplete="username" value=${me.person} readonly hidden />
           <label class="field"><span>New password</span>
             <input class="input" type="password" autocomplete="new-password" minlength="10" required value=${password} onInput=${(e) => { setPassword(e.target.value); setDone(false); }} /></label>
           <${Problem} error=${error} />

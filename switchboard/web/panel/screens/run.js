@@ -4,7 +4,7 @@ import { runs, approvals, instructions, aged, mind, need, ENDED } from "../store
 import { follow, get, post } from "../wire.js";
 import { may } from "../session.js";
 import { at, go } from "../route.js";
-import { Ask, Empty, Note, Problem, Skeleton, State, useAction } from "../ui/parts.js";
+import { Ask, Empty, Fence, Note, Problem, Skeleton, State, useAction } from "../ui/parts.js";
 import { Block, gather } from "../ui/output.js";
 import { File } from "../ui/diff.js";
 import { Question } from "../ui/question.js";
@@ -82,7 +82,7 @@ function Output({ row, asks }) {
     <div class="output" ref=${box} role="log" aria-label="Output" aria-live="off">
       ${state.first > 1 && html`<button class="button quiet" disabled=${busy} onClick=${older}>${busy ? "Loading…" : `Load what came before event ${state.first.toLocaleString()}`}</button>`}
       ${!state.began && !error && html`<${Skeleton} />`}
-      ${state.blocks.map((block) => html`<${Block} key=${block.seq} block=${block} />`)}
+      ${state.blocks.map((block) => html`<${Fence} key=${block.seq} what="This event" raw=${block}><${Block} block=${block} /><//>`)}
       ${state.began && !state.blocks.length && !error && html`<p class="dim">${row.active ? "Nothing printed yet." : "It printed nothing."}</p>`}
       ${!live && row.active && html`<button class="button main tolive" onClick=${() => { following.current = true; setLive(true); bottom(); }}>↓ Live</button>`}
     </div>`;

@@ -29,7 +29,7 @@ function Choose({ person, display }) {
     <form onSubmit=${(e) => { e.preventDefault(); send(); }}>
       <div><h1>Welcome, ${line(display || person)}</h1>
         <p class="dim">Choose a password. The command line asks for it when you approve or deny.</p></div>
-      <input type="hidden" autocomplete="username" value=${person} />
+      <input type="text" autocomplete="username" value=${person} readonly hidden />
       <label class="field"><span>Password for ${line(person)}</span>
         <input class="input" type="password" autocomplete="new-password" minlength="10" required autofocus value=${password} onInput=${(e) => setPassword(e.target.value)} /></label>
       <p class="small dim">At least 10 characters; a few words do well.</p>

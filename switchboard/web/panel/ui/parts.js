@@ -1,5 +1,5 @@
 // Small parts that every screen uses.
-import { html, useEffect, useRef, useState } from "../lib.js";
+import { Component, html, useEffect, useRef, useState } from "../lib.js";
 import { exact, line } from "../text.js";
 
 const TONES = {
@@ -57,6 +57,21 @@ export function useAction(work) {
     }
   };
   return [run, state.busy, state.error];
+}
+
+/** Keeps a part that cannot be drawn from taking the page with it: it is shown as it came. */
+export class Fence extends Component {
+  state = { error: null };
+
+  componentDidCatch(error) {
+    reportError(error);
+    this.setState({ error });
+  }
+
+  render({ what, raw, children, otherwise }, { error }) {
+    if (!error) return children;
+    return html`<div class="card stack"><${Note} tone="bad">${what} cannot be drawn. This is what came:<//><pre class="code" tabindex="0">${exact(JSON.stringify(raw, null, 2))}</pre></div>${otherwise?.()}`;
+  }
 }
 
 /** A dialog that asks for one reason before it does something. */

@@ -4,7 +4,7 @@ import { api } from "../wire.js";
 import { approvals, aged, machines } from "../store.js";
 import { may, session } from "../session.js";
 import { at } from "../route.js";
-import { Note, Problem, State, useAction } from "./parts.js";
+import { Fence, Note, Problem, State, useAction } from "./parts.js";
 import { Lines } from "./diff.js";
 import { ago, clock, exact, line, lookalikes, prose } from "../text.js";
 
@@ -15,7 +15,7 @@ const parsed = (text) => { try { return JSON.parse(text); } catch { return null;
 /** What will run: the command first, then every other field, word for word. */
 function Will({ a, input }) {
   if (!a.readable) return html`<${Note}>You may see that it waits, not what it asks: its content is for the run's owner and for reviewers.<//>`;
-  if (input === null) return html`<pre class="code" tabindex="0">${exact(a.input_json)}</pre>`;
+  if (input === null || typeof input !== "object" || Array.isArray(input)) return html`<pre class="code" tabindex="0">${exact(a.input_json)}</pre>`;
   if (a.kind === "plan" && typeof input.plan === "string") return html`<pre class="code" tabindex="0">${prose(input.plan)}</pre><${Fields} input=${input} but=${["plan"]} />`;
   const main = typeof input.command === "string" ? "command" : null;
   const odd = main ? lookalikes(input[main]) : [];
@@ -27,7 +27,7 @@ function Will({ a, input }) {
 }
 
 /** What is shown word for word by the answer's own fields below. */
-const answered = (a, input) => a.state !== "open" ? [] : a.kind === "choice" && choices(input).length ? ["questions"] : a.kind === "elicitation" && schema(input) ? ["requested_schema", "requestedSchema"] : [];
+const answered = (a, input) => a.state !== "open" || !decides(a) ? [] : a.kind === "choice" && choices(input).length ? ["questions"] : a.kind === "elicitation" && schema(input) ? ["requested_schema", "requestedSchema"] : [];
 
 
 function Fields({ input, but }) {
@@ -63,12 +63,15 @@ export function Steps({ a }) {
     ${vote?.edited_digest && html`<${Note} tone="wait">Approved with an edited input, ${exact(vote.edited_digest.slice(0, 23))}…<//>`}`;
 }
 
+/** Whether whoever looks may decide: a reviewer, and not on an own run while there are others. */
+const decides = (a) => may("vote") && (a.owner !== session.value?.person || Boolean(session.value?.solo));
+
 const choices = (input) => Array.isArray(input?.questions) ? input.questions.filter((q) => typeof q?.question === "string") : [];
 
 function Choices({ input, answers, setAnswers }) {
   return choices(input).map((q, i) => {
-    const picked = answers[q.question] || [];
-    const set = (label, on) => setAnswers({ ...answers, [q.question]: q.multiSelect ? (on ? [...picked, label] : picked.filter((p) => p !== label)) : [label] });
+    const picked = answers.get(q.question) || [];
+    const set = (label, on) => setAnswers(new Map(answers).set(q.question, q.multiSelect ? (on ? [...picked, label] : picked.filter((p) => p !== label)) : [label]));
     const options = Array.isArray(q.options) ? q.options : [];
     return html`
       <fieldset key=${i}><legend>${exact(q.question)}</legend>
@@ -78,24 +81,25 @@ function Choices({ input, answers, setAnswers }) {
             <span class="any">${exact(label)}${o?.description && html`<br /><span class="dim small">${exact(o.description)}</span>`}</span>
           </label></div>`; })}
         <label class="field" style=${{ marginTop: "8px" }}><span>In other words</span>
-          <input class="input" value=${picked.find((p) => !options.some((o) => String(o?.label ?? o) === p)) || ""} onInput=${(e) => setAnswers({ ...answers, [q.question]: e.target.value ? [e.target.value] : [] })} /></label>
+          <input class="input" value=${picked.find((p) => !options.some((o) => String(o?.label ?? o) === p)) || ""} onInput=${(e) => setAnswers(new Map(answers).set(q.question, e.target.value ? [e.target.value] : []))} /></label>
       </fieldset>`;
   });
 }
 
-const schema = (input) => input?.requested_schema || input?.requestedSchema || null;
+const schema = (input) => [input?.requested_schema, input?.requestedSchema].find((s) => s?.properties && typeof s.properties === "object" && Object.keys(s.properties).length) || null;
 
 function Form({ input, values, setValues }) {
   const wanted = schema(input);
   return Object.entries(wanted?.properties || {}).map(([name, field]) => {
-    const set = (value) => setValues({ ...values, [name]: value });
+    const set = (value) => setValues(new Map(values).set(name, value));
+    const value = values.get(name);
     const title = exact(field?.title || name);
     if (Array.isArray(field?.enum)) return html`<label class="field" key=${name}><span>${title}</span>
-      <select class="input" value=${values[name] ?? ""} onChange=${(e) => set(e.target.value)}><option value=""></option>${field.enum.map((v) => html`<option key=${v} value=${v}>${exact(v)}</option>`)}</select></label>`;
-    if (field?.type === "boolean") return html`<label class="check" key=${name}><input type="checkbox" checked=${Boolean(values[name])} onChange=${(e) => set(e.target.checked)} /><span>${title}</span></label>`;
+      <select class="input" value=${value ?? ""} onChange=${(e) => set(e.target.value)}><option value=""></option>${field.enum.map((v) => html`<option key=${v} value=${v}>${exact(v)}</option>`)}</select></label>`;
+    if (field?.type === "boolean") return html`<label class="check" key=${name}><input type="checkbox" checked=${Boolean(value)} onChange=${(e) => set(e.target.checked)} /><span>${title}</span></label>`;
     const number = field?.type === "number" || field?.type === "integer";
     return html`<label class="field" key=${name}><span>${title}</span>
-      <input class="input" type=${number ? "number" : "text"} value=${values[name] ?? ""} onInput=${(e) => set(number ? (e.target.value === "" ? undefined : Number(e.target.value)) : e.target.value)} />
+      <input class="input" type=${number ? "number" : "text"} value=${value ?? ""} onInput=${(e) => set(number ? (e.target.value === "" ? undefined : Number(e.target.value)) : e.target.value)} />
       ${field?.description && html`<span class="small dim">${exact(field.description)}</span>`}</label>`;
   });
 }
@@ -105,8 +109,8 @@ function Decide({ a, input }) {
   const [mode, setMode] = useState("ask");
   const [reason, setReason] = useState(() => sessionStorage.getItem(draft) || "");
   const [text, setText] = useState(null);
-  const [answers, setAnswers] = useState({});
-  const [values, setValues] = useState({});
+  const [answers, setAnswers] = useState(() => new Map());
+  const [values, setValues] = useState(() => new Map());
   const [deaf, setDeaf] = useState(true);
   const [voteId] = useState(() => crypto.randomUUID?.() || `${Date.now()}-${Math.random()}`.replace(".", ""));
   useEffect(() => { const timer = setTimeout(() => setDeaf(false), DEAF_MS); return () => clearTimeout(timer); }, []);
@@ -116,12 +120,12 @@ function Decide({ a, input }) {
   const form = a.kind === "elicitation" && schema(input);
   const edited = text === null ? undefined : parsed(text);
   const wrong = text !== null && (edited === null || typeof edited !== "object" || Array.isArray(edited));
-  const unanswered = choice && choices(input).some((q) => !(answers[q.question] || []).length);
+  const unanswered = choice && choices(input).some((q) => !(answers.get(q.question) || []).length);
   const [send, busy, error] = useAction(async (verdict) => {
     const body = { verdict, digest: a.digest, note: verdict === "deny" ? reason.trim() : "", vote_id: `v-${voteId}-${verdict}` };
     if (verdict === "approve") {
-      if (choice) body.input = { answers: Object.fromEntries(Object.entries(answers).map(([q, picked]) => [q, picked.join(", ")])) };
-      else if (form) body.input = values;
+      if (choice) body.input = { answers: Object.fromEntries([...answers].map(([q, picked]) => [q, picked.join(", ")])) };
+      else if (form) body.input = Object.fromEntries(values);
       else if (mode === "edit" && JSON.stringify(edited) !== JSON.stringify(input)) body.input = edited;
     }
     try {
@@ -135,7 +139,7 @@ function Decide({ a, input }) {
   if (!may("vote")) return html`<${Note}>A reviewer decides this. Your role is ${session.value?.role}.<//>`;
   if (a.owner === session.value?.person && !session.value?.solo) return html`<${Note} tone="wait">This is your own run, so somebody else decides.<//>`;
   const off = busy || deaf;
-  const editable = a.edits_input && !a.masked && !choice && !form;
+  const editable = input && a.edits_input && !a.masked && !choice && !form;
   const edit = () => { setMode(mode === "edit" ? "ask" : "edit"); setText(mode === "edit" ? null : JSON.stringify(input, null, 2)); };
   return html`
       ${choice && html`<${Choices} input=${input} answers=${answers} setAnswers=${setAnswers} />`}
@@ -164,9 +168,22 @@ function Decide({ a, input }) {
 
 const KINDS = { tool: "wants to use", choice: "asks", plan: "wants to leave plan mode with this plan", elicitation: "asks for input", unknown: "asks something this switchboard does not know" };
 
-export function Question({ a }) {
+/** Whatever an agent made of its question, the page stays, and deny works. */
+export const Question = ({ a }) => html`<${Fence} what="This question" raw=${a} otherwise=${() => a.state === "open" && html`<article class="card ask" data-approval=${a.id}><${Decide} a=${a} input=${null} /></article>`}><${Card} a=${a} /><//>`;
+
+function Card({ a }) {
   const input = parsed(a.input_json);
   const left = a.state === "open" ? a.expires_in_s - (aged({ ...a, age_s: 0 }) ?? 0) : null;
+  const asks = answered(a, input).length > 0; // then its answer's fields follow what it asks
+  const facts = html`
+      <dl class="facts">
+        <dt>Run</dt><dd><a href=${at("r", a.run)}>${line(a.repo || a.run)}${a.branch ? html` · ${line(a.branch)}` : ""}</a></dd>
+        <dt>Owner</dt><dd>${line(a.owner || "–")}</dd>
+        <dt>Machine</dt><dd>${line(a.machine_name)}</dd>
+        ${a.cwd && html`<dt>Folder</dt><dd><code>${exact(a.cwd)}</code></dd>`}
+        ${left !== null && html`<dt>Expires</dt><dd>in ${ago(left)} <span class="dim">· then the agent is told that nobody answered</span></dd>`}
+        <dt>Digest</dt><dd><code class="small dim">${exact(a.digest)}</code></dd>
+      </dl>`;
   return html`
     <article class="card ask" key=${a.id} data-approval=${a.id}>
       <div class="stack tight">
@@ -175,17 +192,11 @@ export function Question({ a }) {
         <p class="dim">${line(a.agent || "The agent")} ${KINDS[a.kind] || KINDS.unknown}${a.kind === "tool" ? html` <strong>${exact(a.tool)}</strong>` : ""}</p>
       </div>
       ${a.why && html`<div><h3>Its last words before</h3><p class="any" style=${{ whiteSpace: "pre-wrap" }}>${prose(a.why)}</p></div>`}
+      ${asks && facts}
       <div class="stack tight"><h3>${a.kind === "tool" ? "Exactly what will run" : "What it asks"}</h3><${Will} a=${a} input=${input} /></div>
       ${a.masked && html`<${Note} tone="wait">Part of this stays on its machine: secrets are masked, or the repository's content rule says so. What runs is the whole of it.<//>`}
       ${a.diff && html`<div class="stack tight"><h3>What would change</h3><div class="diff"><${Lines} patch=${a.diff} /></div></div>`}
-      <dl class="facts">
-        <dt>Run</dt><dd><a href=${at("r", a.run)}>${line(a.repo || a.run)}${a.branch ? html` · ${line(a.branch)}` : ""}</a></dd>
-        <dt>Owner</dt><dd>${line(a.owner || "–")}</dd>
-        <dt>Machine</dt><dd>${line(a.machine_name)}</dd>
-        ${a.cwd && html`<dt>Folder</dt><dd><code>${exact(a.cwd)}</code></dd>`}
-        ${left !== null && html`<dt>Expires</dt><dd>in ${ago(left)} <span class="dim">· then the agent is told that nobody answered</span></dd>`}
-        <dt>Digest</dt><dd><code class="small dim">${exact(a.digest)}</code></dd>
-      </dl>
+      ${!asks && facts}
       ${a.state !== "open" && html`<${Steps} a=${a} />`}
       ${a.state === "open" && html`<${Decide} key=${a.id} a=${a} input=${input} />`}
     </article>`;
