@@ -2,22 +2,20 @@
 
 import asyncio
 import json
-import sys
 from pathlib import Path
 
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
 from bench import approval, kill_tree, order
-from bench.figure import Figure
 
 RESULTS = Path(__file__).with_name("results.json")
 
 
-async def main() -> int:
-    figures: list[Figure] = []
-    for subject in (order, approval, kill_tree):
-        figures += await subject.measure()
+def main() -> None:
+    # The server's subjects on the server's loop, the daemon's on its own.
+    figures = [*uvloop.run(order.measure()), *uvloop.run(approval.measure()), *asyncio.run(kill_tree.measure())]
     RESULTS.write_text(json.dumps([figure.plain() for figure in figures], indent=1) + "\n")
     table = Table("figure", "value", "floor", "ratio", "target", "")
     for it in figures:
@@ -30,8 +28,7 @@ async def main() -> int:
             "" if it.met else "missed",
         )
     Console(width=140).print(table)
-    return 0 if all(figure.met for figure in figures) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    main()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bench.figure import Figure
 from daemon.cgroup import Cgroups
 from daemon.clock import SystemClock
 from daemon.process import Processes
@@ -124,7 +125,7 @@ def a_token() -> str:
     return f"86400.{secrets.randbelow(10**12):012}"
 
 
-async def measure() -> list[dict[str, object]]:
+async def measure() -> list[Figure]:
     times: dict[str, list[float]] = {"caged": [], "free": [], "cgroup.kill": [], "killpg": []}
     with tempfile.TemporaryDirectory(prefix="swb") as folder:
         tree, plain = Path(folder, "tree"), Path(folder, "plain")
@@ -150,19 +151,4 @@ async def measure() -> list[dict[str, object]]:
     rows.append(("kill tree of 20, no cgroups, beside killpg of a plain tree", "free", "killpg", 10.0))
     if cgroups:
         rows.append(("kill tree of 20, no cgroups, beside cgroup.kill", "free", "cgroup.kill", 10.0))
-    return [
-        {
-            "name": name,
-            "value": round(middle[ours], 2),
-            "unit": "ms",
-            "floor": round(middle[floor], 2),
-            "ratio": round(middle[ours] / middle[floor], 2),
-            "target": target,
-        }
-        for name, ours, floor, target in rows
-    ]
-
-
-if __name__ == "__main__":
-    for row in asyncio.run(measure()):
-        print(row)
+    return [Figure(name, middle[ours], "ms", middle[floor], target) for name, ours, floor, target in rows]

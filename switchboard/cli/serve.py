@@ -52,6 +52,8 @@ def serve(
     if tls_cert and tls_key:
         check_certificate(tls_cert, tls_key)
     try:
+        import uvloop
+
         from switchboard import app, log
     except ModuleNotFoundError as error:
         raise Failed(
@@ -81,7 +83,7 @@ def serve(
             await app.serve(settings, fd)
 
     try:
-        asyncio.run(run())
+        uvloop.run(run())
     except (SwitchboardError, OSError, ExceptionGroup) as error:
         raise Failed(_sentence(error)) from error
 

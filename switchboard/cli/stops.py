@@ -205,6 +205,6 @@ def lift(at: Session, id: str, reason: str) -> None:
 @server_options
 def extend(at: Session, id: str, hours: int) -> None:
     """Move the time at which the order's author is asked whether it should still stand."""
-    answer = at.server.post(f"/orders/{part(id)}/extend", {"hours": hours})
+    answer = at.signed_in.post(f"/orders/{part(id)}/extend", {"hours": hours})
     made = answer.get("order", answer)
     at.out.show(answer, lambda: f"order {plain(id)} is reviewed at {moment(made.get('review_at'))}")

@@ -520,3 +520,19 @@ def test_random_kills_lose_nothing(tmp_path, clock):
         assert {f"o{line.split()[1]}" for line in told if line.startswith("order") and line.endswith("\n")} <= orders
         first = max(decided) + 2
         journal.close()
+
+
+WORD = """
+import sys
+from pathlib import Path
+from daemon.clock import SystemClock
+from daemon.journal import Journal
+Journal(Path(sys.argv[1]), SystemClock()).set("drained", "r1")
+"""
+
+
+@pytest.mark.parametrize(("point", "held"), [("journal.meta.writing", None), ("journal.meta.written", "r1")])
+def test_kill_9_at_a_single_word_leaves_it_whole_or_not_at_all(tmp_path, clock, point, held):
+    run_until(point, WORD, str(tmp_path))
+
+    assert Journal(tmp_path, clock).get("drained") == held

@@ -69,6 +69,7 @@ SERVER = (
     "rpc.instruction.sent",
     "rpc.batch.stored:2",
 )
+JOINING = {"service.machine.enrolled", "service.link.used"}
 # Proven where they live, by tests that end a process there and read the disk again.
 ELSEWHERE = {
     "journal.meta.writing",
@@ -77,8 +78,6 @@ ELSEWHERE = {
     "identity.certificate.written",
     "safety.writing",
     "safety.written",
-    "service.machine.enrolled",
-    "service.link.used",
 }
 
 
@@ -92,7 +91,7 @@ def test_every_named_point_is_in_some_campaign() -> None:
     source = "".join(path.read_text() for part in ("daemon", "switchboard") for path in (SOURCE / part).rglob("*.py"))
     named = set(re.findall(r'faults\.point\("([^"]+)"\)', source))
     named |= {name for pair in re.findall(r'\.writing\("([^"]*)", "([^"]*)"\)', source) for name in pair if name}
-    met = {name.partition(":")[0] for name in (*DAEMON, *SERVER)}
+    met = {name.partition(":")[0] for name in (*DAEMON, *SERVER)} | JOINING
     assert named - ELSEWHERE == met
     tests = "".join(path.read_text() for path in (SOURCE / "tests").rglob("*.py") if path != Path(__file__))
     assert [name for name in ELSEWHERE if name not in tests] == []
@@ -128,6 +127,36 @@ async def test_the_server_dies_at(fault: str, tmp_path: Path, model: ScriptedMod
             return code
 
         await _story(it, again)
+
+
+async def test_the_server_dies_at_a_sign_in(tmp_path: Path, model: ScriptedModel) -> None:
+    async with world(tmp_path, model) as it:
+        await it.kill_server()
+        await it.serve(SWITCHBOARD_FAULT="service.link.used")
+        with pytest.raises(httpx.TransportError):
+            await it.sign_in()
+        assert it.process is not None
+        assert await it.process.wait() == -signal.SIGKILL
+        await it.serve()
+        # That link is used up; the next one works, and so does the password that was there before.
+        await it.sign_in()
+        assert (await _insist(lambda: it.get("/people")))["people"][0]["id"] == it.person
+
+
+async def test_the_server_dies_while_a_machine_joins(tmp_path: Path, model: ScriptedModel) -> None:
+    async with world(tmp_path, model) as it:
+        await it.kill_server()
+        await it.serve(SWITCHBOARD_FAULT="service.machine.enrolled")
+        joining = asyncio.create_task(it.machine("mill"), name="joining")
+        assert it.process is not None
+        assert await asyncio.wait_for(it.process.wait(), SLOW) == -signal.SIGKILL
+        await it.serve()
+        # The daemon asks again with the same key, and is the same machine.
+        daemon = await joining
+        machines = (await it.get("/machines"))["machines"]
+        assert [machine["name"] for machine in machines] == ["mill"], machines
+        assert daemon.process is not None
+        assert daemon.process.returncode is None
 
 
 async def test_the_store_dies_while_a_question_is_open(tmp_path: Path, model: ScriptedModel) -> None:
