@@ -25,6 +25,7 @@ log = structlog.get_logger()
 KEEPER_S = 60.0  # for the keeper to call in; a loaded machine is slow
 LEAVE_S = 15.0  # for an agent to take its leave, or for a driver to let go of a dead one
 WHY = 2_000  # characters of the agent's last words
+LAST_WORDS_S = 2.0  # for a driver to tell of an end that the keeper has seen
 TRY_AGAIN_S = 2.0  # between two looks at what survived a kill
 
 
@@ -180,12 +181,21 @@ class Attempt:
             return
         self.record = replace(self.record, containment=self._keeper.grade)
         self.take(steps.KeeperUp())
+        self._spawn("agent", self._outlive(self._keeper))
         await self._keeper.lost.wait()
         self.take(
             steps.KeeperLost(
                 "its keeper was killed or stopped, so the run was ended: nothing may go on without its gate"
             )
         )
+
+    async def _outlive(self, keeper: Keeper) -> None:
+        """See the agent's end, which its driver may never hear of: an escapee can hold the agent's pipes open."""
+        code = await asyncio.shield(keeper.exited)
+        await asyncio.sleep(
+            LAST_WORDS_S
+        )  # the driver's own word, after all that the agent said, comes first if it comes
+        self.take(steps.AgentEnded(self._how(Ended(f"{self._driver.name} ended with code {code}" if code else ""))))
 
     async def _listen(self, session: Session) -> None:
         tools, run = self._tools, self.record.id
@@ -201,6 +211,7 @@ class Attempt:
                         session_id=event.session or self.record.session_id,
                         agent_version=event.version or self.record.agent_version,
                         permission_mode=event.permission_mode or self.record.permission_mode,
+                        not_gated=event.not_gated or self.record.not_gated,
                     )
                     self.record = tools.reports.put_run(said)
                     self.take(steps.SessionReady())

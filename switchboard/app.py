@@ -7,7 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -191,7 +191,8 @@ def compose(
         projection=projection,
         audit=audit,
         clock=clock,
-        enroll="{}:{}".format(*settings.enroll),
+        enroll=settings.dialled(settings.enroll, settings.enroll[1]),
+        fleet=settings.dialled(settings.grpc, settings.grpc[1]),
     )
     return Core(services=services, fleet=fleet, deadlines=deadlines, authority=authority, clock=clock)
 
@@ -218,6 +219,11 @@ async def serve(settings: Settings, parent_fd: int | None = None) -> None:
         await it.stops.refresh()
         person = await it.people.ensure_first(settings.person)
         ports = await stack.enter_async_context(core.dialled(settings.grpc, settings.enroll))
+        it = replace(
+            it,
+            enroll=settings.dialled(settings.enroll, ports.enroll),
+            fleet=settings.dialled(settings.grpc, ports.fleet),
+        )
         server = Server(create_api(services=it, settings=web), web, cert=settings.tls_cert, key=settings.tls_key)
 
         def ready() -> Mapping[str, Any]:

@@ -1,8 +1,10 @@
 """What one switchboard is told at its start: read once at the command line, frozen, and handed down."""
 
+import socket
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 Address = tuple[str, int]
 
@@ -30,6 +32,13 @@ class Settings:
     retention: timedelta = timedelta(days=7)  # of ended runs and their output
     output_batches: int = 20_000  # per run, held in the store; older ranges come from the machine
     extra_hosts: tuple[str, ...] = field(default=())
+
+    def dialled(self, address: Address, port: int) -> str:
+        """Return HOST:PORT at which another machine finds *address*, bound to *port*: a wildcard is no name to dial."""
+        host = address[0]
+        if host in ("0.0.0.0", "::", ""):  # noqa: S104  compared with, never bound to
+            host = urlsplit(self.public_url or "").hostname or socket.gethostname()
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
     def base_url(self) -> str:

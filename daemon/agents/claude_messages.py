@@ -6,6 +6,7 @@ Words come twice, as they are made and again when their block is whole; they are
 from dataclasses import dataclass, field
 from typing import Any
 
+from daemon.agents.claude_modes import not_gated
 from daemon.agents.driver import Json
 from daemon.domain.agent import Output, OutputKind, Ready, SessionEvent, TurnEnded, TurnStarted
 
@@ -67,11 +68,13 @@ class Translator:
     def ready(self, **changes: str) -> list[SessionEvent]:
         """The session as claude tells it now; again only when something about it changed."""
         before = self._ready or Ready("")
+        mode = changes.get("permission_mode") or before.permission_mode
         now = Ready(
             changes.get("session") or before.session,
             changes.get("version") or before.version,
-            changes.get("permission_mode") or before.permission_mode,
+            mode,
             changes.get("model") or before.model,
+            not_gated(mode),
         )
         if now == self._ready:
             return []

@@ -88,6 +88,7 @@ class Ready:
     version: str = ""
     permission_mode: str = ""
     model: str = ""
+    not_gated: tuple[str, ...] = ()  # what it does without asking in this mode, in words
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ async def invite(body: InviteMachine, caller: Asks, has: Has) -> dict[str, Any]:
     token, record = await has.identity.invite(caller, body.name)
     return {
         "token": token,
-        "command": f"switchboard-daemon join {has.enroll} {token}",
+        "command": f"switchboard-daemon join {has.enroll} {token} --fleet {has.fleet}",
         "until": record.until.isoformat(),
     }
 

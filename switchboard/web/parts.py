@@ -35,6 +35,7 @@ class Services:
     audit: AuditLog
     clock: Clock
     enroll: str  # HOST:PORT that a machine dials to join
+    fleet: str  # and to attach
 
 
 def _services(request: Request) -> Services:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.agents.claude_messages import TAIL_LIMIT, Translator
+from daemon.agents.claude_modes import NOT_GATED
 from daemon.agents.claude_process import parse
 from daemon.domain.agent import Output, OutputKind, Ready, TurnEnded, TurnStarted
 
@@ -127,10 +128,10 @@ def test_what_a_person_would_want_to_know_is_a_sentence(frame, text):
 def test_a_session_is_ready_once_and_again_when_something_changed():
     translator = Translator()
 
-    assert translator.take(INIT) == [Ready("s1", "2.1.0", "", "m"), TurnStarted()]
+    assert translator.take(INIT) == [Ready("s1", "2.1.0", "", "m", NOT_GATED), TurnStarted()]
     assert translator.take(INIT) == []
     status = {"type": "system", "subtype": "status", "status": None, "permissionMode": "plan"}
-    assert translator.take(status) == [Ready("s1", "2.1.0", "plan", "m")]
+    assert translator.take(status) == [Ready("s1", "2.1.0", "plan", "m", NOT_GATED)]
 
 
 def test_a_turn_starts_once_and_ends_with_its_result():
