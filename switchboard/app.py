@@ -23,6 +23,7 @@ from switchboard.rpc.register import DiskRegister
 from switchboard.rpc.server import Ports, serving
 from switchboard.rpc.translate import decode_events
 from switchboard.services.approvals import Approvals
+from switchboard.services.book import Book
 from switchboard.services.deadlines import Deadlines
 from switchboard.services.fleet import Fleet
 from switchboard.services.identity import Identity
@@ -31,7 +32,7 @@ from switchboard.services.output import Output
 from switchboard.services.passwords import Passwords
 from switchboard.services.people import People
 from switchboard.services.presence import Presence
-from switchboard.services.projection import Book, Projection
+from switchboard.services.projection import Projection
 from switchboard.services.queries import Queries
 from switchboard.services.runs import Runs
 from switchboard.services.stops import Stops

@@ -16,10 +16,11 @@ from switchboard.domain.instruction import Kind
 from switchboard.domain.merging import agrees, announced, receipted
 from switchboard.domain.people import Caller, Permission
 from switchboard.domain.run import Run
+from switchboard.services.book import Book
 from switchboard.services.edits import edited
 from switchboard.services.instructions import Instructions
 from switchboard.services.ports import AuditLog, Notifier
-from switchboard.services.projection import Book, Projection
+from switchboard.services.projection import Projection
 from switchboard.services.words import LONGEST_NOTE, ident, words
 
 log = structlog.get_logger()

@@ -13,6 +13,7 @@ from switchboard.domain.machine import AgentProgram, Machine
 from switchboard.domain.run import Run
 from switchboard.domain.stop import Order
 from switchboard.services.approvals import Approvals
+from switchboard.services.book import Book
 from switchboard.services.copies import Copies
 from switchboard.services.identity import Identity, Presented
 from switchboard.services.instructions import Instructions
@@ -20,7 +21,7 @@ from switchboard.services.line import Fenced, Line
 from switchboard.services.output import Output
 from switchboard.services.ports import AuditLog, Epochs
 from switchboard.services.presence import Presence
-from switchboard.services.projection import Book, Projection
+from switchboard.services.projection import Projection
 from switchboard.services.reports import Report, Reports
 from switchboard.services.runs import Runs
 from switchboard.services.stops import Stops

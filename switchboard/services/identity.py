@@ -14,8 +14,9 @@ from switchboard.clock import Clock
 from switchboard.domain.errors import Conflict, Forbidden, Invalid, NotFound, SwitchboardError
 from switchboard.domain.machine import JOIN_TOKEN_LIFE, Cloned, JoinToken, Machine, Standing
 from switchboard.domain.people import Caller, Permission
+from switchboard.services.book import Book
 from switchboard.services.ports import AuditLog, Records
-from switchboard.services.projection import Book, Projection
+from switchboard.services.projection import Projection
 
 log = structlog.get_logger()
 

@@ -12,7 +12,8 @@ from switchboard import faults
 from switchboard.clock import Clock
 from switchboard.domain.errors import Conflict, Forbidden, NotFound
 from switchboard.domain.instruction import LAPSES_AFTER, MOVES, Instruction, Kind, State
-from switchboard.services.projection import Book, Projection
+from switchboard.services.book import Book
+from switchboard.services.projection import Projection
 
 log = structlog.get_logger()
 

@@ -14,8 +14,9 @@ import structlog
 
 from switchboard.domain.run import Run
 from switchboard.domain.stop import Order, Selector
+from switchboard.services.book import Book
 from switchboard.services.ports import AuditLog, Epochs, OrderJournal
-from switchboard.services.projection import Book, Projection
+from switchboard.services.projection import Projection
 
 log = structlog.get_logger()
 

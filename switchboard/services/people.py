@@ -22,9 +22,10 @@ from switchboard.domain.people import (
     Session,
     Token,
 )
+from switchboard.services.book import Book
 from switchboard.services.passwords import Passwords
 from switchboard.services.ports import AuditLog, Records
-from switchboard.services.projection import Book, Projection
+from switchboard.services.projection import Projection
 from switchboard.services.throttle import Throttle
 from switchboard.services.tokens import Tokens, hashed
 

@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 from switchboard.clock import Clock
 from switchboard.domain.errors import Unavailable
 from switchboard.domain.machine import Machine
-from switchboard.services.projection import Book, Projection
+from switchboard.services.book import Book
+from switchboard.services.projection import Projection
 
 WRITTEN_EVERY = timedelta(seconds=10)
 WRITTEN_AT_ONCE = 250  # so that a thousand that took an order do not delay the next one

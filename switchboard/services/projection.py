@@ -14,12 +14,9 @@ from weakref import WeakSet
 import structlog
 
 from switchboard.domain.errors import Conflict, Unavailable
-from switchboard.services.book import Book
 from switchboard.services.feed import Feed, FeedItem
 from switchboard.services.memory import Memory
 from switchboard.services.ports import Change, Changes, Epochs, Records, Stored
-
-__all__ = ["Book", "Projection"]
 
 REREAD = 30.0  # seconds, give or take a third
 REMEMBERED = 5_000  # changes that a viewer who was cut off can take up again

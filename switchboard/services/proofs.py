@@ -9,9 +9,10 @@ from switchboard.domain.machine import Machine
 from switchboard.domain.machine import Standing as MachineStanding
 from switchboard.domain.run import FINAL
 from switchboard.domain.stop import Order, Outcome, Receipt, Selector, Standing, standing
+from switchboard.services.book import Book
 from switchboard.services.order_book import OrderBook
 from switchboard.services.presence import Presence
-from switchboard.services.projection import Book, Projection
+from switchboard.services.projection import Projection
 from switchboard.services.words import ident
 
 LONGEST_LIST = 10_000

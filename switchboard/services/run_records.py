@@ -9,10 +9,11 @@ from switchboard.domain.errors import Forbidden
 from switchboard.domain.instruction import Instruction, Kind, State
 from switchboard.domain.run import Run, RunState
 from switchboard.services.approvals import Approvals
+from switchboard.services.book import Book
 from switchboard.services.instructions import Instructions
 from switchboard.services.output import Output
 from switchboard.services.ports import AuditLog
-from switchboard.services.projection import Book, Projection
+from switchboard.services.projection import Projection
 
 START_SENT_WITHIN = timedelta(minutes=1)  # of its order; later than that, a crash came between the two
 

@@ -15,11 +15,12 @@ from switchboard.domain.machine import Machine
 from switchboard.domain.people import Caller, Permission
 from switchboard.domain.run import RESUMABLE, Run, RunState
 from switchboard.services.approvals import Approvals
+from switchboard.services.book import Book
 from switchboard.services.instructions import Instructions
 from switchboard.services.output import Output
 from switchboard.services.ports import AuditLog
 from switchboard.services.presence import Presence
-from switchboard.services.projection import Book, Projection
+from switchboard.services.projection import Projection
 from switchboard.services.run_list import RunFilter, RunList, RunRow
 from switchboard.services.run_records import RunRecords, start_id
 from switchboard.services.stops import Stops

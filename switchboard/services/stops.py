@@ -12,10 +12,11 @@ from switchboard.domain.errors import Conflict, Forbidden, NotFound
 from switchboard.domain.people import Caller, Permission
 from switchboard.domain.run import FINAL, Run
 from switchboard.domain.stop import REVIEW_AFTER, Order, Receipt, Selector, Standing
+from switchboard.services.book import Book
 from switchboard.services.order_book import OrderBook, plain
 from switchboard.services.ports import AuditLog, Epochs, OrderJournal
 from switchboard.services.presence import Presence
-from switchboard.services.projection import Book, Projection
+from switchboard.services.projection import Projection
 from switchboard.services.proofs import LONGEST_LIST, OrderStatus, Proofs
 from switchboard.services.words import words
 

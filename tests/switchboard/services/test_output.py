@@ -13,8 +13,9 @@ from helpers.eventually import eventually
 from switchboard.domain.errors import Conflict, Forbidden
 from switchboard.domain.output import Appended, Event
 from switchboard.domain.run import Run
+from switchboard.services.book import Book
 from switchboard.services.output import BEHIND, Output
-from switchboard.services.projection import Book, Projection
+from switchboard.services.projection import Projection
 from switchboard.store.redis import RedisStore, open_store
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

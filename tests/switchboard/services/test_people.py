@@ -11,9 +11,10 @@ from helpers.valkey import ManualClock
 
 from switchboard.domain.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
 from switchboard.domain.people import NEVER_BY_TOKEN, Caller, Permission, Person, Role
+from switchboard.services.book import Book
 from switchboard.services.passwords import Passwords
 from switchboard.services.people import PasswordNeeded, People, TooManyTries
-from switchboard.services.projection import Book, Projection
+from switchboard.services.projection import Projection
 from switchboard.store.redis import RedisStore
 
 GOOD = "correct horse battery"

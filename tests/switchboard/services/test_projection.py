@@ -13,8 +13,9 @@ from helpers.valkey import own_valkey
 from switchboard.domain.errors import Conflict
 from switchboard.domain.instruction import Instruction, Kind
 from switchboard.domain.run import Run
+from switchboard.services.book import Book
 from switchboard.services.feed import Feed
-from switchboard.services.projection import Book, Projection
+from switchboard.services.projection import Projection
 from switchboard.store.codec import Codec
 from switchboard.store.redis import RedisStore, open_store
 
