@@ -205,7 +205,12 @@ async def gone(processes: Iterable[Seen], timeout: float) -> bool:
     if sys.platform != "linux":
         await asyncio.sleep(min(timeout, 0.02))
         return False
-    with _held(todo[:_AT_ONCE]) as held, contextlib.closing(select.epoll(max(1, len(held)))) as poll:
+    try:
+        waiting = select.epoll()
+    except OSError:  # no descriptor is left to wait with: the next look tells
+        await asyncio.sleep(min(timeout, 0.02))
+        return False
+    with contextlib.closing(waiting) as poll, _held(todo[:_AT_ONCE]) as held:
         for fd, _ in held:
             poll.register(fd, select.EPOLLIN | select.EPOLLONESHOT)
         left = len(held) - len(poll.poll(0, _AT_ONCE))

@@ -109,8 +109,9 @@ async def test_the_agent_gets_its_signals_as_they_were_and_a_group_of_its_own(pr
     facts = (os.getpgid(pid), os.getsid(pid), os.getsid(keeper))
     await processes.end("r1", grace_s=0, from_rung="kill")
 
-    assert int(status["SigIgn"], 16) == 0
-    assert int(status["SigBlk"], 16) == 0
+    # Signals 1 to 31: those above belong to libc and to whoever started the tests.
+    assert int(status["SigIgn"], 16) & 0x7FFFFFFF == 0
+    assert int(status["SigBlk"], 16) & 0x7FFFFFFF == 0
     assert facts == (pid, keeper, keeper)
 
 
@@ -286,8 +287,7 @@ async def test_a_broken_line_ends_every_escapee(processes, home):
     )
     try:
         processes.forget("r1")
-        await eventually(lambda: alive(started.token) == [])
-        assert is_dead(started.keeper.pid)
+        await eventually(lambda: alive(started.token) == [] and is_dead(started.keeper.pid))
         assert await started.process.wait() == -2  # of the agent itself, which sleep(1) was
     finally:
         murder(started.token)
