@@ -106,7 +106,10 @@ class World:
         return daemon
 
     async def _attached(self, known: set[str]) -> dict[str, Any] | None:
-        machines = (await self.get("/machines"))["machines"]
+        try:
+            machines = (await self.get("/machines"))["machines"]
+        except httpx.TransportError as error:  # the server may be dying at this very moment: it is asked again
+            raise AssertionError(str(error)) from error
         return next((m for m in machines if m["id"] not in known and m["attached"]), None)
 
     def repo(self, machine: str) -> Path:
