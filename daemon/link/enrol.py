@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import structlog
 from switchboard_rpc.v1 import enroll_pb2, enroll_pb2_grpc, fleet_pb2, fleet_pb2_grpc
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random
 
 from daemon.clock import Clock
 from daemon.identity import (
@@ -38,8 +39,14 @@ async def join(identity: Identity, address: str, token: str, name: str, clock: C
     root = await asyncio.to_thread(fetch_root, host, port, fingerprint)
     request = enroll_pb2.EnrollRequest(token=token, csr_pem=identity.request(name), name=name[:200], version=VERSION)
     async with channels.enrolment(f"{_bracketed(host)}:{port}", root) as channel:
+        # The request names the same key each time, so a reply that was lost is given again.
+        tries = AsyncRetrying(
+            retry=retry_if_exception(_cut), stop=stop_after_delay(DEADLINE_S), wait=wait_random(0.2, 1), reraise=True
+        )
         try:
-            reply = await _enrolment(channel).Enroll(request, timeout=DEADLINE_S)
+            async for attempt in tries:
+                with attempt:
+                    reply = await _enrolment(channel).Enroll(request, timeout=DEADLINE_S)
         except grpc.aio.AioRpcError as error:
             raise NotEnrolled(
                 f"the switchboard at {address} said no: {error.details() or error.code().name}"
@@ -49,6 +56,12 @@ async def join(identity: Identity, address: str, token: str, name: str, clock: C
     identity.put_machine(machine)
     identity.put_certificate(_certificate(reply.certificate, clock))
     return machine
+
+
+def _cut(error: BaseException) -> bool:
+    """Tell whether the other side went away, rather than said no."""
+    cut = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED)
+    return isinstance(error, grpc.aio.AioRpcError) and error.code() in cut
 
 
 async def renew(identity: Identity, clock: Clock) -> None:
