@@ -11,7 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import grpc
@@ -25,7 +25,6 @@ from daemon.identity import Identity
 from daemon.link import channels
 from switchboard.domain.stop import Selector
 from switchboard.rpc.server import HERD, KEEPALIVE, raise_file_limit
-from switchboard.services.proofs import Match
 
 DAEMONS, PROCESSES, ROUNDS, TARGET = 1000, 2, 7, 2.0
 METHOD = "/bench.Floor/Attach"
@@ -67,26 +66,27 @@ async def _settled(built: House) -> None:
 
 
 async def _order(built: House) -> float:
-    stops = built.core.services.stops
+    stops, presence = built.core.services.stops, built.core.services.presence
     await _settled(built)
-    waiting = {machine.id for machine in built.core.services.presence.machines()}
+    waiting = {machine.id for machine in presence.machines()}
     done = asyncio.Event()
-    note = stops.seen
+    note = presence.holds
 
-    async def seen(machine: str, epoch: str, generation: int, matches: Sequence[Match]) -> None:
-        await note(machine, epoch, generation, matches)
+    def holds(machine: str, epoch: str, generation: int) -> bool:
+        news = note(machine, epoch, generation)
         if generation > before:
             waiting.discard(machine)
             if not waiting:
                 done.set()
+        return news
 
     _, before, _ = stops.order_set()
-    stops.seen = seen  # type: ignore[method-assign]  # an ear at the place where an ack is noted
+    presence.holds = holds  # type: ignore[method-assign]  # an ear at the place where an ack is noted
     began = time.perf_counter()
     order = await stops.issue(built.owner, Selector(repos=("nobody/has-this",)), "a measurement")
     await done.wait()
     took = time.perf_counter() - began
-    stops.seen = note  # type: ignore[method-assign]
+    presence.holds = note  # type: ignore[method-assign]
     await stops.lift(built.owner, order.id, "measured")
     return took
 
