@@ -34,7 +34,9 @@ class Attempt:
         """*prompt* may be empty on a resume; *resume* is the session to take up again."""
         self.record = record
         self._driver, self._found, self._prompt, self._resume, self._tools = driver, found, prompt, resume, tools
-        self._supervised = Supervised(record.id, round(tools.settings.idle_after_s * 1000), state=record.state)
+        self._supervised = Supervised(
+            record.id, round(tools.settings.idle_after_s * 1000), state=record.state, prompted=bool(prompt)
+        )
         self._inbox: deque[steps.Event] = deque()
         self._taking = False
         self._session: Session | None = None

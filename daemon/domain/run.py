@@ -52,7 +52,7 @@ _AGAIN = {_E.RESUMED: _S.STARTING}
 MOVES: dict[RunState, dict[RunEvent, RunState]] = {
     _S.STARTING: {
         _E.STARTED: _S.STARTING,
-        _E.READY: _S.IDLE,
+        _E.READY: _S.IDLE,  # of a session that was taken up without a word; one with a prompt waits for its turn
         _E.TURN_STARTED: _S.RUNNING,
         _E.ASKED: _S.WAITING,
         _E.SETTLED: _S.STARTING,

@@ -53,6 +53,7 @@ class Supervised:
     run: str
     idle_after_ms: int
     state: RunState = RunState.STARTING
+    prompted: bool = False  # it is started with something to do: its first rest is the end of a turn
     reason: str = ""
     asks: dict[str, None] = field(default_factory=dict)  # open ones, oldest first
     orders: dict[str, None] = field(default_factory=dict)  # whose receipts are owed
@@ -107,6 +108,8 @@ class Supervised:
         self._ready = True
         said: list[Instruction] = [Say(m.instruction, m.text) for m in self._waiting]
         self._waiting.clear()
+        if self.state is RunState.STARTING and (self.prompted or said):
+            return said  # a turn is about to begin: this is no idle moment
         return [*self._move(RunEvent.READY), *said, *self._rest(at)]
 
     def _turn_began(self, event: TurnBegan, at: int) -> list[Instruction]:

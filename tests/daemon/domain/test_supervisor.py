@@ -16,8 +16,8 @@ SENTENCE = "stopped by order o1 of ana: incident"
 class Strip:
     """Feeds events and keeps what was said to be done."""
 
-    def __init__(self) -> None:
-        self.run = Supervised("r1", IDLE_MS)
+    def __init__(self, *, prompted: bool = True) -> None:
+        self.run = Supervised("r1", IDLE_MS, prompted=prompted)
         self.at = 1_000
         self.done: list[steps.Instruction] = []
 
@@ -41,6 +41,26 @@ def states(done: list[steps.Instruction]) -> list[RunState]:
 
 def test_a_start_is_announced_before_anything_is_started() -> None:
     assert Strip().take(steps.StartOrdered()) == [steps.Announce(RunState.STARTING, ""), steps.Spawn()]
+
+
+def test_a_prompt_is_worked_on_before_there_is_an_idle_moment() -> None:
+    strip = Strip()
+    strip.take(steps.StartOrdered(), steps.KeeperUp())
+
+    assert strip.take(steps.SessionReady()) == []
+    assert strip.run.state is RunState.STARTING
+    assert strip.take(steps.TurnBegan()) == [steps.Announce(RunState.RUNNING, "")]
+    assert RunState.IDLE not in states(strip.done)
+
+
+def test_a_session_that_is_taken_up_without_a_word_is_idle_at_once() -> None:
+    strip = Strip(prompted=False)
+    strip.take(steps.StartOrdered(), steps.KeeperUp())
+
+    assert strip.take(steps.SessionReady()) == [
+        steps.Announce(RunState.IDLE, ""),
+        steps.WakeAt(strip.at + IDLE_MS),
+    ]
 
 
 def test_a_turn_that_asks_and_ends_well() -> None:
@@ -196,6 +216,14 @@ def test_a_drain_waits_for_the_idle_moment_and_interrupts() -> None:
     assert strip.take(steps.TreeEmptied()) == [steps.Announce(RunState.INTERRUPTED, "the daemon restarts")]
 
 
+def test_a_drain_lets_a_prompt_have_its_turn_first() -> None:
+    strip = Strip()
+    strip.take(steps.StartOrdered(), steps.KeeperUp(), steps.DrainOrdered("the daemon restarts"))
+
+    assert strip.take(steps.SessionReady()) == []
+    assert strip.take(steps.TurnBegan(), steps.TurnOver())[-1] == steps.CloseSession()
+
+
 def test_a_question_after_the_end_has_begun_is_a_no() -> None:
     strip = Strip().up()
     strip.take(steps.StopMatched("o1", SENTENCE))
@@ -233,9 +261,9 @@ EVENTS: st.SearchStrategy[steps.Event] = st.one_of(
 )
 
 
-def play(events: list[steps.Event], ending: list[steps.Event]) -> tuple[Strip, list[Any]]:
+def play(prompted: bool, events: list[steps.Event], ending: list[steps.Event]) -> tuple[Strip, list[Any]]:
     """Feed *events*; an id asks once, as ids do. Return the strip and (event, instructions) of each."""
-    strip, pages, used = Strip(), [], set()
+    strip, pages, used = Strip(prompted=prompted), [], set()
     for event in [*events, *ending]:
         if isinstance(event, steps.Asked):
             if event.ask in used:
@@ -245,17 +273,19 @@ def play(events: list[steps.Event], ending: list[steps.Event]) -> tuple[Strip, l
     return strip, pages
 
 
-@given(st.lists(EVENTS, max_size=40))
-def test_a_run_is_never_over_before_its_tree_was_seen_empty(events: list[steps.Event]) -> None:
-    strip, _ = play(events, [])
+@given(st.booleans(), st.lists(EVENTS, max_size=40))
+def test_a_run_is_never_over_before_its_tree_was_seen_empty(prompted: bool, events: list[steps.Event]) -> None:
+    strip, _ = play(prompted, events, [])
 
     assert not strip.run.over
     assert not set(states(strip.done)) & ENDED
 
 
-@given(st.lists(EVENTS, max_size=40), st.lists(EVENTS, max_size=10))
-def test_a_run_whose_tree_is_empty_is_over_for_good(events: list[steps.Event], late: list[steps.Event]) -> None:
-    strip, _ = play(events, [steps.TreeEmptied()])
+@given(st.booleans(), st.lists(EVENTS, max_size=40), st.lists(EVENTS, max_size=10))
+def test_a_run_whose_tree_is_empty_is_over_for_good(
+    prompted: bool, events: list[steps.Event], late: list[steps.Event]
+) -> None:
+    strip, _ = play(prompted, events, [steps.TreeEmptied()])
     assert strip.run.over
     last = strip.run.state
 
@@ -265,9 +295,9 @@ def test_a_run_whose_tree_is_empty_is_over_for_good(events: list[steps.Event], l
     assert [state for state in states(strip.done) if state in ENDED] == [last]
 
 
-@given(st.lists(EVENTS, max_size=40))
-def test_every_question_is_settled_exactly_once(events: list[steps.Event]) -> None:
-    strip, pages = play(events, [steps.TreeEmptied()])
+@given(st.booleans(), st.lists(EVENTS, max_size=40))
+def test_every_question_is_settled_exactly_once(prompted: bool, events: list[steps.Event]) -> None:
+    strip, pages = play(prompted, events, [steps.TreeEmptied()])
 
     asked = [event.ask for event, _ in pages if isinstance(event, steps.Asked)]
     settled: list[str] = []
@@ -288,12 +318,12 @@ def test_every_question_is_settled_exactly_once(events: list[steps.Event]) -> No
     assert not strip.run.asks
 
 
-@given(st.lists(EVENTS, max_size=40), st.lists(EVENTS, max_size=20))
+@given(st.booleans(), st.lists(EVENTS, max_size=40), st.lists(EVENTS, max_size=20))
 def test_a_stop_always_walks_the_ladder_and_ends_as_stopped_with_its_receipt(
-    before: list[steps.Event], then: list[steps.Event]
+    prompted: bool, before: list[steps.Event], then: list[steps.Event]
 ) -> None:
     stop = steps.StopMatched("o9", SENTENCE)
-    strip, pages = play(before, [stop, *then, steps.TreeEmptied()])
+    strip, pages = play(prompted, before, [stop, *then, steps.TreeEmptied()])
 
     (done,) = [done for event, done in pages if event == stop]
     assert any(isinstance(each, steps.WalkLadder) for each in done)
@@ -304,8 +334,8 @@ def test_a_stop_always_walks_the_ladder_and_ends_as_stopped_with_its_receipt(
     assert "o9" in receipts[0].orders
 
 
-@given(st.lists(EVENTS, max_size=40))
-def test_every_instruction_of_a_person_is_answered_or_carried_out(events: list[steps.Event]) -> None:
+@given(st.booleans(), st.lists(EVENTS, max_size=40))
+def test_every_instruction_of_a_person_is_answered_or_carried_out(prompted: bool, events: list[steps.Event]) -> None:
     words = steps.MessageOrdered | steps.InterruptOrdered | steps.EndOrdered
     numbered: list[steps.Event] = []
     for index, event in enumerate(events):
@@ -318,16 +348,16 @@ def test_every_instruction_of_a_person_is_answered_or_carried_out(events: list[s
                 numbered.append(steps.EndOrdered(f"m{index}"))
             case _:
                 numbered.append(event)
-    strip, _ = play(numbered, [steps.TreeEmptied()])
+    strip, _ = play(prompted, numbered, [steps.TreeEmptied()])
 
     answers = steps.Say | steps.InterruptTurn | steps.Applied | steps.Failed
     answered = [each.instruction for each in strip.done if isinstance(each, answers)]
     assert sorted(answered) == sorted(event.instruction for event in numbered if isinstance(event, words))
 
 
-@given(st.lists(EVENTS, max_size=40))
-def test_the_reason_of_an_end_is_never_lost(events: list[steps.Event]) -> None:
-    strip, _ = play(events, [steps.TreeEmptied()])
+@given(st.booleans(), st.lists(EVENTS, max_size=40))
+def test_the_reason_of_an_end_is_never_lost(prompted: bool, events: list[steps.Event]) -> None:
+    strip, _ = play(prompted, events, [steps.TreeEmptied()])
 
     if strip.run.state is not RunState.SUCCEEDED:
         assert strip.run.reason
