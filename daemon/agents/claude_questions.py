@@ -1,6 +1,5 @@
 """What claude asks, as questions, and what was answered, as claude expects it. Whatever is not a clear yes is a no."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from claude_agent_sdk import PermissionResultAllow, PermissionResultDeny
@@ -8,6 +7,7 @@ from claude_agent_sdk import PermissionResultAllow, PermissionResultDeny
 from daemon.agents.driver import Json
 from daemon.agents.edits import diff
 from daemon.domain.agent import Answer, Question, QuestionKind
+from daemon.domain.gate import answers
 
 WITHOUT_A_WORD = "refused without a reason"
 
@@ -49,10 +49,10 @@ def tool_result(question: Question, answer: Answer) -> PermissionResultAllow | P
         return PermissionResultDeny(message=answer.message or WITHOUT_A_WORD, interrupt=answer.interrupt)
     call = dict(question.input)
     if question.kind is QuestionKind.CHOICE:
-        answers = (answer.input or {}).get("answers")
-        if not isinstance(answers, Mapping) or not answers:
+        chosen = answers(answer.input)
+        if not chosen:
             return PermissionResultDeny(message="the question was allowed but not answered")
-        return PermissionResultAllow(updated_input={**call, "answers": dict(answers)})
+        return PermissionResultAllow(updated_input={**call, "answers": dict(chosen)})
     # Never updated_permissions: a suggestion handed back would let later actions run that nobody was asked about.
     return PermissionResultAllow(updated_input=call if answer.input is None else dict(answer.input))
 
@@ -61,7 +61,7 @@ def control_result(question: Question, answer: Answer) -> tuple[Json | None, str
     """The response, or None and the error that refuses the request."""
     if question.kind is QuestionKind.ELICITATION:
         if not answer.allow:
-            return {"action": "decline"}, ""
+            return {"action": "decline"}, ""  # the protocol has no field for a reason here
         return {"action": "accept", **({} if answer.input is None else {"content": dict(answer.input)})}, ""
     if not answer.allow:
         return None, answer.message or WITHOUT_A_WORD

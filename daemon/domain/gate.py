@@ -1,7 +1,9 @@
 """Whether a decision may come into force: the request as it is written down, against what the voter saw. In doubt, no."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from daemon.domain.agent import QuestionKind
 from daemon.domain.approval import ApprovalState, NotCanonical, canonical, digest
@@ -9,6 +11,7 @@ from daemon.domain.facts import ApprovalRecord
 from daemon.domain.instruction import Decision
 
 ANSWERED_BY_INPUT = frozenset({QuestionKind.CHOICE, QuestionKind.ELICITATION})  # a person fills these in
+UNANSWERED = "it says yes without an answer, and the agent would be told no"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,10 @@ def judge(
     present = recomputed(record)
     if not present or decision.digest != present:
         return NotThis("the decision is for another request than the one that waits: its digest differs")
-    if not decision.approve or not decision.input_json:
+    if not decision.approve:
         return Allowed()
+    if not decision.input_json:
+        return NotThis(UNANSWERED) if record.kind == QuestionKind.CHOICE else Allowed()
     return _edited(record, decision)
 
 
@@ -57,6 +62,12 @@ def recomputed(record: ApprovalRecord) -> str:
         return digest(record.run, record.attempt, record.kind, record.tool, asked, record.cwd)
     except (ValueError, NotCanonical):
         return ""
+
+
+def answers(input: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return what *input* chooses by question; nothing when it chooses nothing."""
+    found = (input or {}).get("answers")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _edited(record: ApprovalRecord, decision: Decision) -> Allowed | NotThis:
@@ -72,6 +83,8 @@ def _edited(record: ApprovalRecord, decision: Decision) -> Allowed | NotThis:
         found = digest(record.run, record.attempt, record.kind, record.tool, wanted, record.cwd)
         if found != decision.edited_digest:
             return NotThis("the edited input is not the one that was voted for: its digest differs")
+        if record.kind == QuestionKind.CHOICE and not answers(wanted):
+            return NotThis(UNANSWERED)
         return Allowed(canonical(wanted))
     except (ValueError, NotCanonical, RecursionError):
         return NotThis("the edited input is not JSON")

@@ -52,17 +52,23 @@ def approval(at: Session, id: str) -> None:
 
 @click.command("approve")
 @click.argument("id")
-@click.option("--input", "edited", metavar="FILE", help='Let it run with this JSON input instead ("-" is stdin).')
+@click.option(
+    "--input",
+    "edited",
+    metavar="FILE",
+    help='Let it run with this JSON input instead; a question is answered with {"answers": {QUESTION: CHOICE}} '
+    'and a form with its fields ("-" is stdin).',
+)
 @click.option("--note", default="", help="For the record.")
 @server_options
 def approve(at: Session, id: str, edited: str | None, note: str) -> None:
-    """Let the agent do exactly what it asks for."""
+    """Let the agent do exactly what it asks for, or answer what it asks."""
     _vote(at, id, "approve", note, _input(edited) if edited else None)
 
 
 @click.command("deny")
 @click.argument("id")
-@click.option("--reason", required=True, help="The agent is told this.")
+@click.option("--reason", required=True, help="The agent is told this; a form's asker hears only that it was declined.")
 @server_options
 def deny(at: Session, id: str, reason: str) -> None:
     """Refuse; the agent gets the reason and goes on without."""
@@ -82,6 +88,11 @@ def _read(at: Session, id: str) -> Row:
 def _vote(at: Session, id: str, verdict: str, note: str, edited: Any) -> None:
     row = _read(at, id)
     click.echo(card(row), err=at.out.json)
+    if verdict == "approve" and row.get("kind") == "choice" and not (edited or {}).get("answers"):
+        raise Failed(
+            "this asks for a choice, and a yes alone is none: approve it with --input FILE, "
+            'in which {"answers": {"the question": "what you choose"}} stands'
+        )
     if edited is not None:
         click.echo(_change(row, edited), err=at.out.json)
     body = {"verdict": verdict, "digest": row["digest"], "note": note, "vote_id": str(uuid.uuid4())}

@@ -293,6 +293,26 @@ class TestApprovals:
             '{"answers":{"Which grain?":"rye, oat","Which mill?":"large"}}'
         )
 
+    async def test_a_choice_that_stays_on_its_machine_is_answered_in_words_and_never_with_a_bare_yes(
+        self, home: House, open_tab
+    ):
+        machine = await home.machine()
+        async with machine.attached() as attached:
+            await attached.run("r-1", "WAITING", owner="ana")
+            asked = approval("a-1", "r-1", masked=True)
+            asked.kind, asked.tool = approval_pb2.QUESTION_KIND_CHOICE, "AskUserQuestion"
+            asked.input_json = '{"questions":"«90 bytes stay on the machine»"}'
+            await attached.told(approval=asked)
+            tab = await open_tab("ana", path="/a/a-1")
+            card = tab.page.get_by_role("article")
+            await expect(card.get_by_role("button", name="Answer")).to_be_disabled()
+            await expect(card.get_by_role("button", name="Approve")).to_have_count(0)
+            await card.get_by_label("Your answer, as JSON").fill('{"answers": {"Which mill?": "small"}}')
+            await card.get_by_role("button", name="Answer").click()
+            await eventually(lambda: attached.instructions)
+
+        assert attached.instructions[0].decision.input_json == '{"answers":{"Which mill?":"small"}}'
+
     async def test_a_form_is_filled_in(self, home: House, open_tab):
         machine = await home.machine()
         schema = {

@@ -93,6 +93,21 @@ def test_what_is_answered_with_input_takes_it_even_where_part_was_masked(kind: Q
     assert judge(record, decision, live_attempt=1, at=1_500) == Allowed(canonical(answer))
 
 
+@pytest.mark.parametrize("answer", [None, {}, {"answers": {}}, {"answers": ["this"]}])
+def test_a_choice_is_not_allowed_without_its_answers(answer: object) -> None:
+    record = replace(RECORD, kind=QuestionKind.CHOICE, digest=bound(INPUT, QuestionKind.CHOICE))
+    decision = replace(YES, digest=record.digest)
+    if answer is not None:
+        edited = bound(answer, QuestionKind.CHOICE)
+        decision = replace(decision, input_json=json.dumps(answer), edited_digest=edited)
+
+    found = judge(record, decision, live_attempt=1, at=1_500)
+
+    assert isinstance(found, NotThis)
+    assert "without an answer" in found.reason
+    assert judge(record, replace(decision, approve=False), live_attempt=1, at=1_500) == Allowed()
+
+
 @given(st.text(), st.text(), st.integers(0, 3), st.integers(0, 3_000))
 def test_no_approval_without_its_digest(given_digest: str, input_json: str, attempt: int, at: int) -> None:
     decision = Decision(approval="a1", approve=True, digest=given_digest, input_json=input_json)

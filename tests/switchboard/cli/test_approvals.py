@@ -129,6 +129,23 @@ async def test_an_edited_input_is_shown_beside_what_was_asked(served: Served, tm
         assert told.edited_digest == edited
 
 
+async def test_a_choice_is_answered_from_a_file_and_a_bare_yes_says_how(served: Served, tmp_path: Path) -> None:
+    mill = await served.machine("choice-mill")
+    async with mill.attached() as attachment:
+        await attachment.run("r-choice", "WAITING", waits_for="a-choice")
+        asked = approval("a-choice", "r-choice", masked=True)
+        asked.kind = approval_pb2.QUESTION_KIND_CHOICE
+        await attachment.told(approval=asked)
+        bare = await served.cli("approve", "a-choice", by="ben")
+        assert bare.returncode == 1
+        assert '--input FILE, in which {"answers": {"the question": "what you choose"}} stands' in bare.stderr
+
+        (tmp_path / "answer.json").write_text('{"answers": {"Which mill?": "small"}}')
+        done = await decided(served, attachment, "approve", "a-choice", "--input", str(tmp_path / "answer.json"))
+        assert done.returncode == 0, done.stderr
+        assert json.loads((await decision(attachment)).input_json) == {"answers": {"Which mill?": "small"}}
+
+
 async def test_only_the_machines_receipt_puts_a_decision_in_force(served: Served) -> None:
     mill = await served.machine("force-mill")
     async with mill.attached() as attachment:

@@ -207,6 +207,49 @@ async def test_an_edited_input_names_the_digest_that_the_daemon_computes(store_u
             assert card.digest == daemon_digest("r-1", 1, "tool", "Bash", json.loads(card.input_json), "/src")
 
 
+def question(kind, asked, id="a-1", **fields):
+    """A question of r-1 that is answered with input."""
+    made = approval(id, "r-1", **fields)
+    made.kind = approval_pb2.QuestionKind.Value(f"QUESTION_KIND_{kind.upper()}")
+    made.digest = daemon_digest("r-1", 1, kind, "Bash", asked, "/src")
+    made.input_json = "{}" if made.masked else json.dumps(asked)
+    return made
+
+
+@pytest.mark.parametrize("masked", [False, True])
+async def test_a_choice_is_approved_with_its_answers_or_not_at_all(store_url, masked):
+    asked = {"questions": [{"question": "Which mill?"}]}
+    async with core(store_url) as sb:
+        mill = await sb.machine()
+        async with mill.attached() as stream:
+            await stream.run("r-1", "WAITING")
+            await stream.told(approval=question("choice", asked, masked=masked))
+            digest = sb.approvals.get("a-1").digest
+            for input in (None, {}, {"answers": {}}, {"answers": "small"}):
+                with pytest.raises(Invalid, match="approved with what was chosen"):
+                    await sb.approvals.vote(KIM, "a-1", verdict="approve", digest=digest, input=input)
+            assert sb.approvals.get("a-1").votes == ()
+
+            answer = {"answers": {"Which mill?": "small"}}
+            await sb.approvals.vote(KIM, "a-1", verdict="approve", digest=digest, input=answer, vote_id="v-1")
+            await eventually(lambda: stream.instructions)
+            decision = stream.instructions[0].decision
+            assert json.loads(decision.input_json) == answer
+            assert decision.edited_digest == daemon_digest("r-1", 1, "choice", "Bash", answer, "/src")
+
+
+async def test_a_form_whose_content_stays_on_its_machine_is_answered_all_the_same(store_url):
+    async with core(store_url) as sb:
+        mill = await sb.machine()
+        async with mill.attached() as stream:
+            await stream.run("r-1", "WAITING")
+            await stream.told(approval=question("elicitation", {"message": "Whose flour?"}, masked=True))
+            digest = sb.approvals.get("a-1").digest
+            await sb.approvals.vote(KIM, "a-1", verdict="approve", digest=digest, input={"name": "ana"}, vote_id="v-1")
+            await eventually(lambda: stream.instructions)
+            assert json.loads(stream.instructions[0].decision.input_json) == {"name": "ana"}
+
+
 async def test_the_same_vote_again_is_the_same_vote(store_url):
     async with core(store_url) as sb:
         mill = await sb.machine()

@@ -10,6 +10,8 @@ import { ago, clock, exact, line, lookalikes, prose } from "../text.js";
 
 const DEAF_MS = 400; // after the question on screen changed by itself, so that nobody answers another one by accident
 
+const BLANK = { choice: '{\n  "answers": {"the question": ""}\n}', elicitation: "{}" };
+
 const parsed = (text) => { try { return JSON.parse(text); } catch { return null; } };
 
 /** What will run: the command first, then every other field, word for word. */
@@ -59,12 +61,15 @@ export function Steps({ a }) {
       <li data-on=${applied[0]}><strong>Applied</strong><span class="dim any">${applied[1]}</span></li>
     </ol>
     ${differs && html`<${Note} tone="bad">On the machine something else is in force: ${line(force.verdict || "nothing")}${force.by ? html`, by ${line(force.by)}` : ""}${force.reason ? html`: ${line(force.reason)}` : ""}<//>`}
-    ${vote?.note && a.state === "denied" && html`<${Note}>The agent was told: ${prose(vote.note)}<//>`}
+    ${vote?.note && a.state === "denied" && html`<${Note}>${a.kind === "elicitation" ? "For the record" : "The agent was told"}: ${prose(vote.note)}<//>`}
     ${vote?.edited_digest && html`<${Note} tone="wait">Approved with an edited input, ${exact(vote.edited_digest.slice(0, 23))}…<//>`}`;
 }
 
 /** Whether whoever looks may decide: a reviewer, and not on an own run while there are others. */
 const decides = (a) => may("vote") && (a.owner !== session.value?.person || Boolean(session.value?.solo));
+
+/** A choice, or a form, of which this page has nothing to fill in: its answer is written as JSON. */
+const unseen = (a, input) => (a.kind === "choice" && !choices(input).length) || (a.kind === "elicitation" && a.masked && !schema(input));
 
 const choices = (input) => Array.isArray(input?.questions) ? input.questions.filter((q) => typeof q?.question === "string") : [];
 
@@ -108,7 +113,8 @@ function Decide({ a, input }) {
   const draft = `switchboard.draft.${a.id}`;
   const [mode, setMode] = useState("ask");
   const [reason, setReason] = useState(() => sessionStorage.getItem(draft) || "");
-  const [text, setText] = useState(null);
+  const blind = unseen(a, input);
+  const [text, setText] = useState(blind ? BLANK[a.kind] : null);
   const [answers, setAnswers] = useState(() => new Map());
   const [values, setValues] = useState(() => new Map());
   const [deaf, setDeaf] = useState(true);
@@ -120,12 +126,14 @@ function Decide({ a, input }) {
   const form = a.kind === "elicitation" && schema(input);
   const edited = text === null ? undefined : parsed(text);
   const wrong = text !== null && (edited === null || typeof edited !== "object" || Array.isArray(edited));
-  const unanswered = choice && choices(input).some((q) => !(answers.get(q.question) || []).length);
+  const unanswered = choice ? choices(input).some((q) => !(answers.get(q.question) || []).length)
+    : a.kind === "choice" && !Object.values(edited?.answers ?? {}).some((said) => String(said).trim());
   const [send, busy, error] = useAction(async (verdict) => {
     const body = { verdict, digest: a.digest, note: verdict === "deny" ? reason.trim() : "", vote_id: `v-${voteId}-${verdict}` };
     if (verdict === "approve") {
       if (choice) body.input = { answers: Object.fromEntries([...answers].map(([q, picked]) => [q, picked.join(", ")])) };
       else if (form) body.input = Object.fromEntries(values);
+      else if (blind) body.input = edited;
       else if (mode === "edit" && JSON.stringify(edited) !== JSON.stringify(input)) body.input = edited;
     }
     try {
@@ -139,29 +147,29 @@ function Decide({ a, input }) {
   if (!may("vote")) return html`<${Note}>A reviewer decides this. Your role is ${session.value?.role}.<//>`;
   if (a.owner === session.value?.person && !session.value?.solo) return html`<${Note} tone="wait">This is your own run, so somebody else decides.<//>`;
   const off = busy || deaf;
-  const editable = input && a.edits_input && !a.masked && !choice && !form;
+  const editable = input && a.edits_input && !a.masked && !choice && !form && !blind;
   const edit = () => { setMode(mode === "edit" ? "ask" : "edit"); setText(mode === "edit" ? null : JSON.stringify(input, null, 2)); };
   return html`
       ${choice && html`<${Choices} input=${input} answers=${answers} setAnswers=${setAnswers} />`}
       ${form && html`<${Form} input=${input} values=${values} setValues=${setValues} />`}
-      ${mode === "edit" && html`
-        <label class="field"><span>Edited input, as JSON; the original stays above</span>
+      ${(blind || mode === "edit") && html`
+        <label class="field"><span>${blind ? "Your answer, as JSON: what it asks stays on its machine" : "Edited input, as JSON; the original stays above"}</span>
           <textarea class="input mono" rows="8" spellcheck=${false} value=${text} onInput=${(e) => setText(e.target.value)} /></label>
         ${wrong && html`<p class="small late" role="status">This is not a JSON object yet.</p>`}`}
       ${editable && mode !== "deny" && html`<div><button class="button" onClick=${edit}>${mode === "edit" ? "Leave it as it was" : "Edit the input"}</button></div>`}
     <div class="decide">
       ${mode === "deny" && html`
-        <label class="field"><span>Why not? The agent reads this.</span>
-          <textarea class="input" rows="3" maxlength="10000" autofocus value=${reason} onInput=${(e) => setReason(e.target.value)} /></label>`}
+        <label class="field"><span>${a.kind === "elicitation" ? "Why not? For the record: who asks with a form hears only that it was declined." : "Why not? The agent reads this."}</span>
+          <textarea class="input" rows="3" autofocus value=${reason} onInput=${(e) => setReason(e.target.value)} /></label>`}
       <${Problem} error=${error} />
       ${mode === "deny" ? html`
         <div class="both">
-          <button class="button big" onClick=${() => setMode(text === null ? "ask" : "edit")}>Back</button>
+          <button class="button big" onClick=${() => setMode(text === null || blind ? "ask" : "edit")}>Back</button>
           <button class="button big stop" disabled=${off || !reason.trim()} onClick=${() => send("deny")}>${busy ? "Sending…" : "Deny"}</button>
         </div>` : html`
         <div class="both">
           <button class="button big danger" disabled=${off} onClick=${() => setMode("deny")}>Deny…</button>
-          <button class="button big go" disabled=${off || wrong || unanswered} onClick=${() => send("approve")}>${busy ? "Sending…" : choice || form ? "Answer" : mode === "edit" ? "Approve edited" : "Approve"}</button>
+          <button class="button big go" disabled=${off || wrong || unanswered} onClick=${() => send("approve")}>${busy ? "Sending…" : choice || form || blind ? "Answer" : mode === "edit" ? "Approve edited" : "Approve"}</button>
         </div>`}
     </div>`;
 }
