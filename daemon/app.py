@@ -126,6 +126,8 @@ class Daemon:
             self.tools.journal.set("disk", str(self.tools.clock.wall_ms()))
             self.tools.outputs.try_disk()
             self.tools.stops.try_disk()
+            self.tools.reports.try_disk()
+            self.tools.questions.try_disk()
         except DiskFull:
             return
         self.tools.reports.disk_back()

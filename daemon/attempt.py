@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 KEEPER_S = 60.0  # for the keeper to call in; a loaded machine is slow
 LEAVE_S = 15.0  # for an agent to take its leave, or for a driver to let go of a dead one
-WHY = 2_000  # characters of the agent's last words
+WORDS = 32 * 1024  # characters of the agent's last words, longer than any secret: they are masked before they are cut
 LAST_WORDS_S = 2.0  # for a driver to tell of an end that the keeper has seen
 TRY_AGAIN_S = 2.0  # between two looks at what survived a kill
 
@@ -242,7 +242,7 @@ class Attempt:
             self._why.clear()
             self._why_block = output.block
         self._why.append(output.text)
-        while sum(map(len, self._why)) > 2 * WHY and len(self._why) > 1:
+        while sum(map(len, self._why)) - len(self._why[0]) > WORDS:
             self._why.popleft()
 
     # Its questions.
@@ -254,7 +254,7 @@ class Attempt:
             cwd=self.record.path,
             content=self.record.content,
             edits_input=self._driver.capabilities.edits_input,
-            why="".join(self._why)[-WHY:].strip(),
+            why="".join(self._why),
         )
         return await self._tools.questions.ask(
             asking,

@@ -1,9 +1,26 @@
 """Structured logs on standard error: one line an event, for people on a terminal and as JSON for machines."""
 
+import contextlib
 import logging
 import sys
+from typing import TextIO
 
 import structlog
+
+
+class _Lenient:
+    """A log whose disk is full, or whose reader is gone, ends nothing."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._file.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.flush()
 
 
 def set_up(*, json: bool | None = None, level: int = logging.INFO) -> None:
@@ -19,7 +36,7 @@ def set_up(*, json: bool | None = None, level: int = logging.INFO) -> None:
     structlog.configure(
         processors=[*shared, last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Lenient(sys.stderr)),  # type: ignore[arg-type]  # it only writes
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(

@@ -82,9 +82,8 @@ class Outputs:
             outbox = speaking.outbox
             wanted = of.get(run)
             if wanted is not None:
-                if wanted > outbox.next:
-                    self._spool.skip(run, wanted)
-                outbox.rewind(max(1, wanted))
+                if self._reaches(run, outbox, wanted):
+                    outbox.rewind(max(1, wanted))
             elif fresh_store or outbox.acked < outbox.next:
                 outbox.rewind(1)
 
@@ -144,16 +143,30 @@ class Outputs:
         speaking = self._runs.get(run)
         if speaking is None:
             return
+        if not self._reaches(run, speaking.outbox, next):
+            return
+        speaking.outbox.answered(sent.first, sent.count, next)
+        speaking.acked_ms = self._clock.boot_ms()
         try:
-            if next > speaking.outbox.next:
-                self._spool.skip(run, next)
-            speaking.outbox.answered(sent.first, sent.count, next)
-            speaking.acked_ms = self._clock.boot_ms()
             self._spool.drop(run, min(next, speaking.outbox.next))
         except DiskFull as error:
             self._reports.disk_full(str(error))
 
     # Parts.
+
+    def _reaches(self, run: str, outbox: Outbox, next: int) -> bool:
+        """Make the run go on at *next* where the switchboard has come further than this machine; False when it cannot."""
+        if next <= outbox.next:
+            return True
+        try:
+            self._spool.skip(run, next)
+        except ValueError as error:
+            log.error("a watermark is not followed", why=str(error))
+            return False
+        except DiskFull as error:
+            self._reports.disk_full(str(error))
+            return False
+        return True
 
     def _take(self, speaking: _Speaking, masked: Output) -> None:
         shown = limit(masked, speaking.content)

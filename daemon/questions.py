@@ -1,10 +1,12 @@
 """The questions of this machine's agents: written down before they are shown, decided once, answered no in every doubt."""
 
 import asyncio
+import contextlib
 import json
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import structlog
 
@@ -25,6 +27,7 @@ from daemon.reports import Reports
 log = structlog.get_logger()
 
 DIFF_CHARACTERS = 64 * 1024
+WHY_CHARACTERS = 2_000
 APPLIED_S = 1.0  # an agent that lives so long after it was handed an answer has taken it
 
 
@@ -37,7 +40,7 @@ class Asking:
     cwd: str
     content: str
     edits_input: bool
-    why: str  # its last words before it asked
+    why: str  # its last words before it asked, unmasked
 
 
 @dataclass(slots=True)
@@ -67,6 +70,7 @@ class Questions:
         self._expiry_ms, self._reports = round(expiry_s * 1000), reports
         self._open: dict[str, _Open] = {}
         self._handed: dict[str, _Handed] = {}  # approval: decided, not yet seen to be taken
+        self._unwritten: dict[str, ApprovalRecord] = {}  # as they stand and were said, while the disk takes nothing
 
     def close_old(self) -> None:
         """At the start of the daemon: whoever asked is gone."""
@@ -109,7 +113,7 @@ class Questions:
 
     def decide(self, decision_id: str, decision: Decision, *, live_attempt: int, stopped: str) -> str:
         """Bring a decision into force, once; return "" or why not. Raises DiskFull, and nothing has happened then."""
-        record = self._journal.approval(decision.approval)
+        record = self._unwritten.get(decision.approval) or self._journal.approval(decision.approval)
         if record is not None and record.decision_id and record.decision_id == decision_id:
             self._reports.say(record)  # delivered again: it was in force before
             return ""
@@ -145,6 +149,21 @@ class Questions:
                 told = f"nobody answered within {_span(self._expiry_ms)}; this is not a person's denial"
                 self._end(id, ApprovalState.EXPIRED, f"nobody answered within {_span(self._expiry_ms)}", told)
 
+    def unwritten(self) -> list[ApprovalRecord]:
+        """What stands otherwise than the disk says."""
+        return list(self._unwritten.values())
+
+    def try_disk(self) -> None:
+        """Write down what could not be written before. Raises DiskFull while it still cannot."""
+        for id, record in list(self._unwritten.items()):
+            with contextlib.suppress(NoSuch):  # its run was purged
+                if record.verdict is None:
+                    written = self._journal.settle(id, record.state, record.reason)
+                else:
+                    written = self._journal.applied(id, record.application, record.reason)
+                self._reports.say(written)
+            del self._unwritten[id]
+
     def spoke(self, run: str) -> None:
         """The agent of *run* has said something: what it was handed before has arrived."""
         for id in [id for id, handed in self._handed.items() if handed.run == run]:
@@ -159,8 +178,9 @@ class Questions:
         whole = canonical(question.input)
         asked = json.loads(whole)
         text, content = self._redactor.text, Content(asking.content)
-        diff = text(question.diff[:DIFF_CHARACTERS])
-        shown = limit_question(text(question.title), text(asking.why), diff, self._redactor.scrub(asked), content)
+        # Masked before they are cut: half a secret is not known for one.
+        diff, why = text(question.diff)[:DIFF_CHARACTERS], text(asking.why)[-WHY_CHARACTERS:].strip()
+        shown = limit_question(text(question.title), why, diff, self._redactor.scrub(asked), content)
         shown_json = canonical(shown.input)
         now = self._clock.boot_ms()
         return ApprovalRecord(
@@ -195,12 +215,21 @@ class Questions:
             waiting.answer.set_result(Answer(allow=False, message=told))
 
     def _settle(self, id: str, state: ApprovalState, reason: str) -> None:
+        reason = self._reports.masked(reason)
         try:
-            self._reports.say(self._journal.settle(id, state, self._reports.masked(reason)))
+            self._reports.say(self._journal.settle(id, state, reason))
         except (IllegalTransition, NoSuch):
             return  # decided or settled before, by whoever was first
         except DiskFull as error:
-            self._reports.disk_full(str(error))  # still open on the disk: the next start of the daemon withdraws it
+            found = self._journal.approval(id)
+            if found is not None and found.state is ApprovalState.OPEN and id not in self._unwritten:
+                self._say_unwritten(found, state=state, reason=reason)
+            self._reports.disk_full(str(error))
+
+    def _say_unwritten(self, record: ApprovalRecord, **changes: Any) -> None:
+        """Tell people how it stands although the disk will not have it: nobody is to wait for an answer that no agent takes."""
+        after = self._unwritten[record.id] = replace(record, revision=record.revision + 1, **changes)
+        self._reports.say(after)
 
     def _hand_over(self, record: ApprovalRecord) -> None:
         now = self._journal.approval(record.id)
@@ -219,6 +248,9 @@ class Questions:
         try:
             self._reports.say(self._journal.applied(id, application, reason))
         except DiskFull as error:
+            found = self._journal.approval(id)
+            if found is not None:
+                self._say_unwritten(found, application=application, reason=reason or found.reason)
             self._reports.disk_full(str(error))
 
 

@@ -25,6 +25,7 @@ class Reports:
         self._journal = journal
         self.masked = redactor.text  # for whatever is not the daemon's own wording
         self._alarms: dict[tuple[str, str], Alarm] = {}  # not acknowledged yet
+        self._unwritten: dict[str, RunRecord] = {}  # as they stand and were said, while the disk takes nothing
         self.full = ""  # why nothing can be written, while that is so
         # Both are set by whoever puts the daemon together.
         self.send: Callable[[Fact], None] = lambda fact: None
@@ -38,11 +39,23 @@ class Reports:
         record = replace(record, reason=self.masked(record.reason))
         try:
             record = self._journal.put_run(record)
+            self._unwritten.pop(record.id, None)
         except DiskFull as error:
+            record = self._unwritten[record.id] = replace(record, revision=record.revision + 1)
             self.disk_full(str(error))
-            record = replace(record, revision=record.revision + 1)
         self.send(record)
         return record
+
+    def unwritten(self) -> list[RunRecord]:
+        """Runs that stand otherwise than the disk says."""
+        return list(self._unwritten.values())
+
+    def try_disk(self) -> None:
+        """Write down what could not be written before. Raises DiskFull while it still cannot."""
+        for id, record in list(self._unwritten.items()):
+            written = self._journal.put_run(record)
+            del self._unwritten[id]
+            self.send(written)
 
     def finish(self, id: str, state: InstructionState, reason: str = "") -> None:
         """Write down and say how an instruction went; the daemon's own have no id."""

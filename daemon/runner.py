@@ -64,7 +64,9 @@ class Runner:
         journal = self._tools.journal
         live = [attempt.record for attempt in self._runs.alive()]
         facts: dict[tuple[type, str], RunRecord | ApprovalRecord] = {}
-        news: list[RunRecord | ApprovalRecord] = [*live, *journal.open_approvals()]
+        reports, questions = self._tools.reports, self._tools.questions
+        news: list[RunRecord | ApprovalRecord] = [*live, *reports.unwritten(), *questions.unwritten()]
+        news += journal.open_approvals()
         for fact in (*news, *journal.unacked_runs(), *journal.unacked_approvals()):
             facts.setdefault((type(fact), fact.id), fact)
         rest: list[Fact] = [*journal.unacked_receipts()]

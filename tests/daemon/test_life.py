@@ -1,11 +1,14 @@
 """The daemon's own life: ended, killed at any line, restarted in plan, and with a disk that takes nothing."""
 
 import asyncio
+import contextlib
 import json
 import os
+import resource
 import secrets
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from helpers.daemons import alive_with
 from helpers.eventually import eventually
 from helpers.mill import Mill, bash, mill
 from helpers.scripted import ScriptedModel
-from switchboard_rpc.v1 import approval_pb2, fleet_pb2
+from switchboard_rpc.v1 import approval_pb2, fleet_pb2, stop_pb2
 
 WITHDRAWN = approval_pb2.APPROVAL_STATE_WITHDRAWN
 
@@ -167,7 +170,8 @@ async def test_a_full_disk_lets_nothing_start_or_go_on_and_is_told_and_it_recove
         )
         assert len(machine.switch.streams) == 1, "it stays attached, and does not dial again and again"
         (over,) = machine.switch.approvals(run)
-        assert over.id == asked.id
+        assert (over.id, over.state) == (asked.id, WITHDRAWN)
+        assert "the disk takes nothing any more" in over.reason
 
         del machine.switch.orders.orders[:]
         (machine.daemon.home / "daemon.toml").write_text("")
@@ -175,6 +179,53 @@ async def test_a_full_disk_lets_nothing_start_or_go_on_and_is_told_and_it_recove
         await machine.daemon.start()
         await eventually(lambda: machine.switch.stream, 60)
         await machine.state(await machine.start([{"text": "again\n"}]), "idle")
+
+
+async def test_a_running_daemon_on_a_full_disk_tells_what_stands_and_writes_it_down_when_it_can(machine: Mill) -> None:
+    run = await machine.start([bash("echo never > never.txt")])
+    asked = await machine.asked(run)
+
+    with full_disk(machine.daemon.pid):
+        order = await machine.switch.order(runs=[run])
+
+        over = await eventually(
+            lambda: next((a for a in machine.switch.approvals(run) if a.state == WITHDRAWN), None), 60
+        )
+        assert (over.id, over.revision) == (asked.id, asked.revision + 1)
+        assert "the disk takes nothing any more" in over.reason
+        assert (await machine.state(run, "stopped", "interrupted")).reason
+        receipt = await eventually(lambda: machine.switch.receipts(order).get(run), 60)
+        assert receipt.outcome == stop_pb2.OUTCOME_ENDED
+        await eventually(lambda: "nothing can be written" in alarm(machine))
+        assert (await machine.daemon.ask("status"))["disk"]
+
+    await eventually(lambda: alarm(machine) == "the disk takes writes again", 60)
+    await machine.switch.lift(order)
+    await machine.state(await machine.start([{"text": "again\n"}]), "idle")
+    ended = machine.switch.run(run).state
+    said = len(machine.switch.facts)
+    await machine.daemon.kill()  # the disk holds what was said, so nothing is withdrawn or interrupted a second time
+    await machine.daemon.start()
+    await eventually(lambda: len(machine.switch.streams) == 2, 60)
+    (over,) = machine.switch.approvals(run)
+    assert "the disk takes nothing any more" in over.reason
+    assert {m.state for f, m in machine.switch.facts[said:] if f == "run" and m.id == run} <= {ended}
+
+
+@contextlib.contextmanager
+def full_disk(pid: int) -> Iterator[None]:
+    """No file takes a byte of this process, as on a disk without room; its connections do."""
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+
+
+def alarm(machine: Mill) -> str:
+    """The newest word on the disk."""
+    return next((m.text for f, m in reversed(machine.switch.facts) if f == "alarm" and m.kind == "disk"), "")
 
 
 async def test_one_daemon_per_folder_and_each_trouble_is_one_sentence(machine: Mill) -> None:

@@ -77,6 +77,22 @@ async def test_a_secret_that_is_cut_over_pieces_is_masked(desk: Desk) -> None:
     assert desk.texts()[-2:] == ["and ", ""]
 
 
+@pytest.mark.parametrize("next", [1 << 39, (1 << 64) - 1])
+async def test_a_watermark_where_no_run_can_be_changes_nothing(desk: Desk, next: int) -> None:
+    desk.outputs.say("r1", Output(OutputKind.NOTICE, "one"))
+    batch = desk.outputs.batch("r1")
+    assert batch is not None
+
+    desk.outputs.answered("r1", batch, next)
+    desk.outputs.watermarks({"r1": next}, fresh_store=False)
+
+    desk.outputs.say("r1", Output(OutputKind.NOTICE, "two"))
+    desk.outputs.rest("r1")
+    desk.outputs.watermarks({"r1": 1}, fresh_store=False)
+    assert [(batch.first, batch.count) for batch in desk.send()] == [(1, 2)]
+    assert desk.texts() == ["one", "two"]
+
+
 async def test_an_event_is_in_the_spool_before_anybody_is_told(desk: Desk) -> None:
     desk.outputs.say("r1", message("one\n"))
 
