@@ -11,7 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from pathlib import Path
 
 import grpc
@@ -25,6 +25,7 @@ from daemon.identity import Identity
 from daemon.link import channels
 from switchboard.domain.stop import Selector
 from switchboard.rpc.server import HERD, KEEPALIVE, raise_file_limit
+from switchboard.services.presence import ORDERS_WRITTEN_AFTER, WRITTEN_AT_ONCE
 
 DAEMONS, PROCESSES, ROUNDS, TARGET = 1000, 2, 7, 2.0
 METHOD = "/bench.Floor/Attach"
@@ -58,11 +59,13 @@ async def _attached(built: House) -> None:
 
 
 async def _settled(built: House) -> None:
-    """Wait until every daemon holds the newest orders and comings have been written down, so that only the order is measured."""
+    """Wait until every daemon holds the newest orders and all that is written down, so that only the order is measured."""
     _, generation, _ = built.core.services.stops.order_set()
     while any(machine.orders_generation < generation for machine in built.core.services.presence.machines()):
         await asyncio.sleep(0.05)
-    await built.core.services.presence.flush()
+    await asyncio.sleep(ORDERS_WRITTEN_AFTER.total_seconds())
+    for _ in range(DAEMONS // WRITTEN_AT_ONCE + 1):
+        await built.core.services.presence.flush()
 
 
 async def _order(built: House) -> float:
@@ -196,9 +199,15 @@ async def _bare_one(home: Path, port: int) -> None:
 def child(kind: str, port: str, *homes: str) -> None:
     channels.raise_descriptor_limit()
     paths = [Path(home) for home in homes]
-    work = _daemons(paths) if kind == "daemons" else _bare(paths, int(port))
-    with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(work)
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
+        uvloop.run(_with_parent(_daemons(paths) if kind == "daemons" else _bare(paths, int(port))))
+
+
+async def _with_parent(work: Coroutine[None, None, None]) -> None:
+    """Do *work* as long as the process lives that measures."""
+    task = asyncio.create_task(work)
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), task.cancel)
+    await task
 
 
 if __name__ == "__main__":

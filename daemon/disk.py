@@ -13,7 +13,7 @@ Migrations = Sequence[Sequence[str]]
 """The statements that lead from version n to n + 1; a file's user_version says how many it has seen."""
 
 _PAGE = 4096
-_LOG_ROOM = 512 * 1024
+_LOG_PAGES = 128
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 _UNWRITABLE = {
     sqlite3.SQLITE_FULL,
@@ -156,12 +156,14 @@ class Database:
 
     def _grow_log(self) -> None:
         # A log that already has its length is overwritten from its start. One that grows makes the file system commit the new
-        # length with every fsync, which takes half as long again.
-        self._db.execute("CREATE TABLE IF NOT EXISTS room (bytes BLOB)")
-        self._db.execute("INSERT INTO room VALUES (zeroblob(?))", (_LOG_ROOM,))
-        self._db.execute("DROP TABLE room")
+        # length with every fsync, which takes half as long again. Writing the version again is a page of log each time.
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        self._db.execute("PRAGMA synchronous=OFF")
+        for _ in range(_LOG_PAGES):
+            self._db.execute(f"PRAGMA user_version={version}")
+        self._db.execute("PRAGMA synchronous=FULL")
         self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        self._db.execute(f"PRAGMA wal_autocheckpoint={_LOG_ROOM // _PAGE - 16}")
+        self._db.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES - 16}")
 
     def _check(self) -> None:
         found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]

@@ -58,6 +58,7 @@ class Journal:
         self._instructions = Records(db, clock, "instructions", InstructionRecord, {"id": "id"})
         self._held: dict[str, OrderRecord] = {}
         self._evaluated: set[str] = set()
+        self._matched: dict[str, frozenset[tuple[str, int]]] = {}  # as on the disk, of the orders that were asked for
         self._set_held = ("", 0)
         self._read_orders()
 
@@ -76,6 +77,9 @@ class Journal:
 
     def run(self, id: str) -> RunRecord | None:
         return self._runs.one(id)
+
+    def live_runs(self) -> list[RunRecord]:
+        return self._runs.all("NOT ended")
 
     def unacked_runs(self) -> list[RunRecord]:
         return self._runs.all("NOT acked")
@@ -197,8 +201,9 @@ class Journal:
                 )
             for id, met in meets.items():
                 self._evaluate(id, met)
-            if newer:
+            if store_epoch != epoch:
                 self._set("store_epoch", store_epoch)
+            if newer:
                 self._set("generation", str(generation))
         # What is remembered follows the disk, never the other way round.
         self._held = held
@@ -227,7 +232,11 @@ class Journal:
 
     def matches(self, order_id: str) -> frozenset[tuple[str, int]]:
         """The (run, attempt) that the order has met."""
-        return frozenset(self._db.rows("SELECT run, attempt FROM matched WHERE order_id = ?", order_id))
+        if order_id not in self._matched:
+            self._matched[order_id] = frozenset(
+                self._db.rows("SELECT run, attempt FROM matched WHERE order_id = ?", order_id)
+            )
+        return self._matched[order_id]
 
     def put_receipt(self, record: ReceiptRecord) -> ReceiptRecord:
         """Write *record* as the next revision of its receipt, not acked; return it so. Raises DiskFull."""
@@ -235,7 +244,10 @@ class Journal:
             self._match(record.order, [(record.run, record.attempt)])
             return self._receipts.put(record)
 
-    def receipts(self, order_id: str) -> list[ReceiptRecord]:
+    def receipts(self, order_id: str | None = None) -> list[ReceiptRecord]:
+        """Return those of one order, or of every order held."""
+        if order_id is None:
+            return self._receipts.all("order_id IN (SELECT id FROM orders)")
         return self._receipts.all("order_id = ?", order_id)
 
     def unacked_receipts(self) -> list[ReceiptRecord]:
@@ -288,8 +300,15 @@ class Journal:
         with self._db.writing("journal.meta.writing", "journal.meta.written"):
             self._set(key, value)
 
+    def forget_acks(self) -> None:
+        """A store that is another one needs every run again, and every receipt of an order held. Raises DiskFull."""
+        with self._db.writing():
+            self._db.run("UPDATE runs SET acked = 0")
+            self._db.run("UPDATE receipts SET acked = 0 WHERE order_id IN (SELECT id FROM orders)")
+
     def trim(self, before_wall_ms: int) -> int:
         """Forget what ended, was acked and was last touched before then; orders stay. Return how many rows went."""
+        self._matched.clear()
         with self._db.writing():
             return (
                 self._instructions.trim(before_wall_ms, "state <> 'delivered'")
@@ -306,6 +325,7 @@ class Journal:
         return self._approvals.put(record, run=record.run, state=record.state)
 
     def _match(self, order_id: str, matches: Iterable[tuple[str, int]]) -> None:
+        self._matched.pop(order_id, None)
         self._db.many(
             "INSERT OR IGNORE INTO matched (order_id, run, attempt) VALUES (?, ?, ?)",
             [(order_id, run, attempt) for run, attempt in matches],
@@ -330,4 +350,7 @@ class Journal:
         self._set_held = (self.get("store_epoch") or "", int(self.get("generation") or 0))
 
     def _set(self, key: str, value: str) -> None:
-        self._db.run("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", key, value)
+        self._db.run(
+            "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            *(key, value),
+        )

@@ -15,6 +15,7 @@ from daemon.disk import DiskFull
 from daemon.domain.facts import OrderRecord, ReceiptRecord, RunRecord
 from daemon.domain.instruction import Held, OrdersSeen
 from daemon.domain.orders import Candidate, candidate, holding, matches, stop_sentence
+from daemon.domain.run import ENDED, RunState
 from daemon.journal import Journal
 from daemon.process import Emptied
 from daemon.reports import Reports
@@ -23,6 +24,8 @@ log = structlog.get_logger()
 
 SAVES_AT_ONCE = 2
 ENDED_LATELY_MS = 10 * 60_000  # a run that ended by itself while the order was on its way still gets its receipt
+BY_ITSELF = "it had ended by itself"
+NEVER_BEGUN = "the daemon stopped before it could begin"
 
 
 class Live(Protocol):
@@ -61,7 +64,7 @@ class Stops:
         except DiskFull as error:
             # Not said to be seen, because it would not survive a crash; but it is obeyed.
             self._reports.disk_full(str(error))
-            self._unwritten = held
+            self._unwritten = self._with_unwritten(held)
         self.enforce(say=True)
 
     def try_disk(self) -> None:
@@ -72,12 +75,19 @@ class Stops:
 
     def _hold(self, held: Held) -> None:
         """Write down the set and what its newcomers mean here in one go: a broadcast costs each machine one sync of its disk."""
+        held = self._with_unwritten(held)
         fresh = [order for order in held.orders if not (order.lifted or self._journal.evaluated(order.id))]
-        meets = {order.id: _met(self._due(order)) for order in fresh}
+        late = {order.id: self._late(order) for order in fresh}
+        meets = {order.id: _met(self._due(order)) | _met(late[order.id]) for order in fresh}
         self._journal.hold_orders(held.store_epoch, held.generation, held.orders, meets)
         self._unwritten = None
-        for order in fresh:
-            self._too_late(order)
+        self._too_late(late)
+
+    def _with_unwritten(self, held: Held) -> Held:
+        """What follows on a stream carries only what is new: what the disk did not take before comes along."""
+        earlier = self._unwritten.orders if self._unwritten is not None else ()
+        newer = {order.id for order in held.orders}
+        return replace(held, orders=(*(order for order in earlier if order.id not in newer), *held.orders))
 
     def enforce(self, *, say: bool = False) -> None:
         """Hold every order against every run, and stop those that match."""
@@ -88,8 +98,8 @@ class Stops:
             if not order.hold and self._journal.evaluated(order.id):
                 met = self._journal.matches(order.id)
                 due = [live for live in due if (live.record.id, live.record.attempt) in met]
-            elif self._first_look(order, due):
-                self._too_late(order)
+            else:
+                self._meet(order, due)
             meant += [(live, order) for live in due]
             known = {run for run, _ in self._journal.matches(order.id)} | {live.record.id for live in due}
             if known:
@@ -142,7 +152,7 @@ class Stops:
                     self._receipt(replace(receipt, safety=saved))
 
     def ended(self, run: RunRecord) -> None:
-        """*run* is over: an order that meant it and was on its way gets a receipt all the same."""
+        """*run* is over or was refused: an order that meant it and was on its way gets a receipt all the same."""
         self._over.append((self._clock.boot_ms(), run))
 
     def after_crash(self, run: RunRecord) -> list[OrderRecord]:
@@ -157,16 +167,34 @@ class Stops:
                 found.append(order)
         return found
 
-    def unsaved(self) -> list[tuple[str, RunRecord]]:
-        """Return (order, run) of the ends whose work the last daemon did not come to save."""
+    def proven(self, order: str, run: RunRecord) -> bool:
+        """Whether the end of *run* has its receipt under *order*."""
+        given = self._journal.receipts(order)
+        return any((r.run, r.attempt, r.outcome) == (run.id, run.attempt, "ended") for r in given)
+
+    def owed(self) -> list[tuple[str, RunRecord]]:
+        """Return (order, run) of what is over and met an order, and whose receipt the last daemon did not come to write."""
         found = []
+        for order in self._journal.orders():
+            given = {(receipt.run, receipt.attempt) for receipt in self._journal.receipts(order.id)}
+            for id, attempt in sorted(self._journal.matches(order.id) - given):
+                run = self._journal.run(id)
+                if run is not None and run.attempt < attempt:
+                    run = replace(run, attempt=attempt, state=RunState.REFUSED, reason=NEVER_BEGUN)
+                if run is not None and run.attempt == attempt and run.state in ENDED:
+                    found.append((order.id, run))
+        return found
+
+    def unsaved(self) -> list[tuple[set[str], RunRecord]]:
+        """Return (orders, run) of the ends whose work the last daemon did not come to save."""
+        found: dict[str, tuple[set[str], RunRecord]] = {}
         for order in self._journal.orders():
             for receipt in self._journal.receipts(order.id):
                 run = self._journal.run(receipt.run)
-                unsaved = receipt.outcome == "ended" and receipt.rung != "none" and receipt.safety is None
+                unsaved = receipt.outcome == "ended" and receipt.reason != BY_ITSELF and receipt.safety is None
                 if run and unsaved and run.attempt == receipt.attempt:
-                    found.append((order.id, run))
-        return found
+                    found.setdefault(run.id, (set(), run))[0].add(order.id)
+        return list(found.values())
 
     def _standing(self) -> list[OrderRecord]:
         orders = {order.id: order for order in self._journal.orders()}
@@ -178,26 +206,34 @@ class Stops:
     def _due(self, order: OrderRecord) -> list[Live]:
         return [live for live in self.live() if matches(order.selector, self._of(live.record))]
 
-    def _first_look(self, order: OrderRecord, due: list[Live]) -> bool:
-        """Write down what *order* means here; tell whether it had not been held against this machine's runs before."""
-        met = _met(due)
-        first = not self._journal.evaluated(order.id)
-        if first or not met <= self._journal.matches(order.id):
+    def _meet(self, order: OrderRecord, due: list[Live]) -> None:
+        """Write down what *order* means here; at the first time also what had ended before it came."""
+        late = [] if self._journal.evaluated(order.id) else self._late(order)
+        met = _met(due) | _met(late)
+        if not self._journal.evaluated(order.id) or not met <= self._journal.matches(order.id):
             try:
                 self._journal.evaluate_order(order.id, met)
             except DiskFull as error:
                 self._reports.disk_full(str(error))
-        return first
+        self._too_late({order.id: late})
 
-    def _too_late(self, order: OrderRecord) -> None:
+    def _late(self, order: OrderRecord) -> list[RunRecord]:
+        """Return the runs that ended while *order* was on its way: a while ago, or unheard of by the switchboard."""
         since = self._clock.boot_ms() - ENDED_LATELY_MS
-        for at, run in self._over:
-            if at >= since and matches(order.selector, self._of(run)):
-                self._receipt(
-                    ReceiptRecord(
-                        order.id, run.id, run.attempt, "ended", run.containment, "none", reason="it had ended by itself"
-                    )
-                )
+        over = [(at, run) for at, run in self._over if matches(order.selector, self._of(run))]
+        if all(at >= since for at, _ in over):
+            return [run for _, run in over]
+        unheard = _met(self._journal.unacked_runs())
+        return [run for at, run in over if at >= since or (run.id, run.attempt) in unheard]
+
+    def _too_late(self, late: Mapping[str, Iterable[RunRecord]]) -> None:
+        for order, runs in late.items():
+            for run in runs:
+                if run.state is RunState.REFUSED:
+                    self.refuse({order: run.reason}, run)
+                else:
+                    proof = ReceiptRecord(order, run.id, run.attempt, "ended", run.containment, "none")
+                    self._receipt(replace(proof, reason=BY_ITSELF))
 
     def _receipt(self, receipt: ReceiptRecord) -> None:
         try:
@@ -210,5 +246,6 @@ class Stops:
         return candidate(run, self._machine)
 
 
-def _met(due: Iterable[Live]) -> set[tuple[str, int]]:
-    return {(live.record.id, live.record.attempt) for live in due}
+def _met(runs: Iterable[Live | RunRecord]) -> set[tuple[str, int]]:
+    records = (run if isinstance(run, RunRecord) else run.record for run in runs)
+    return {(record.id, record.attempt) for record in records}

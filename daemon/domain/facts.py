@@ -164,6 +164,7 @@ class InstructionRecord:
 
 
 T = TypeVar("T")
+_PLAIN = (str, int, float, dict)
 
 
 def pack(record: Any) -> str:
@@ -178,11 +179,18 @@ def unpack(cls: type[T], text: str) -> T:
 
 
 def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, _PLAIN):
+        return value
     if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {name: _plain(getattr(value, name)) for name in _names(type(value))}
     if isinstance(value, tuple):
         return [_plain(part) for part in value]
     return str(value) if isinstance(value, PurePath) else value
+
+
+@cache
+def _names(cls: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(cls))
 
 
 @cache

@@ -43,11 +43,13 @@ def orders_of(message: stop_pb2.OrderSet) -> Held:
 
 
 def _order_of(message: stop_pb2.StopOrder) -> OrderRecord:
-    selector: dict[str, object] = {name: list(getattr(message.selector, name)) for name in LISTS}
+    selector = {
+        field.name: list(value) if field.name in LISTS else value for field, value in message.selector.ListFields()
+    }
     return OrderRecord(
         id=message.id,
         generation=message.generation,
-        selector={"all": message.selector.all, **selector},
+        selector=selector,
         reason=message.reason,
         by=message.by,
         issued_at_ms=message.issued_at_ms,

@@ -16,11 +16,12 @@ from switchboard.rpc.access import Context, caller, serialised
 from switchboard.rpc.ca import Authority
 from switchboard.rpc.outward import certificate_to, instruction_to, order_set_to
 from switchboard.rpc.status import send
-from switchboard.rpc.translate import hello_of, report_of
+from switchboard.rpc.translate import hello_of, report_of, silent_of
 from switchboard.rpc.upload import Uploads
 from switchboard.services.fleet import Fleet, Hello, Welcome
 from switchboard.services.identity import Identity
 from switchboard.services.line import AckDue, BeatDue, Fenced, Line, OrdersDue
+from switchboard.services.order_book import Mark
 from switchboard.services.output import Output
 from switchboard.services.queries import Queries
 from switchboard.services.reports import STORING
@@ -47,7 +48,7 @@ class FleetServicer(pb_grpc.FleetServiceServicer):
         self._authority = authority
         self._clock = clock
         self._uploads = Uploads(fleet, output, queries)
-        self._encoded: tuple[object, bytes] = (None, b"")
+        self._encoded: tuple[object, dict[Mark, bytes]] = (None, {})
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:
         machine, pem = await self._identity.renew(caller(), request.csr_pem)
@@ -66,6 +67,7 @@ class FleetServicer(pb_grpc.FleetServiceServicer):
         hello, bad = hello_of(presented.machine, first.hello, self._clock.now())
         line, welcome = await self._fleet.attach(presented, hello)
         try:
+            line.orders_told = self._stops.order_mark()
             await send(context, self._welcome(welcome))
             faults.point("rpc.welcome.sent")
             for error in bad:
@@ -97,7 +99,8 @@ class FleetServicer(pb_grpc.FleetServiceServicer):
         """Take what is told again and again, so that it need not be stored before it is acknowledged."""
         match message.WhichOneof("kind"):
             case "heartbeat":
-                self._fleet.heartbeat(line, message.heartbeat.store_epoch, message.heartbeat.generation)
+                beat = message.heartbeat
+                self._fleet.heartbeat(line, beat.store_epoch, beat.generation, silent_of(beat))
                 return True
             case "orders_seen" if not message.orders_seen.matches:
                 self._fleet.orders_seen(line, message.orders_seen.store_epoch, message.orders_seen.generation)
@@ -130,7 +133,7 @@ class FleetServicer(pb_grpc.FleetServiceServicer):
             acked = line.acked
             match due:
                 case OrdersDue():
-                    await send(context, self._orders())
+                    await send(context, self._orders(line))
                     continue
                 case BeatDue():
                     epoch, generation, _ = self._stops.order_set()
@@ -148,12 +151,16 @@ class FleetServicer(pb_grpc.FleetServiceServicer):
             if isinstance(due, Instruction):
                 faults.point("rpc.instruction.sent")
 
-    def _orders(self) -> bytes:
-        """Return the message that carries the present orders, encoded once for all machines."""
+    def _orders(self, line: Line) -> bytes:
+        """Return the message that carries what *line* was not told of the orders, encoded once for all that know as much."""
         present = self._stops.order_set()
         if self._encoded[0] is not present:
-            self._encoded = (present, serialised(pb.AttachResponse(orders=order_set_to(*present))))
-        return self._encoded[1]
+            self._encoded = (present, {})
+        told, line.orders_told = line.orders_told, self._stops.order_mark()
+        encoded = self._encoded[1]
+        if told not in encoded:
+            encoded[told] = serialised(pb.AttachResponse(orders=order_set_to(*self._stops.order_news(told))))
+        return encoded[told]
 
     def _welcome(self, welcome: Welcome) -> pb.AttachResponse:
         return pb.AttachResponse(

@@ -30,7 +30,7 @@ BEATS_MISSED = 3  # until a machine counts as away
 STANDING_EVERY = 4.0  # seconds between two looks at whether attached machines still may
 STRANGE_BEATS = 2  # that name another store, until the stream is closed so that a hello comes
 NEWER = "a newer connection of this machine has taken this one's place"
-ALL_LIVE_RUNS = "all-live-runs"  # a daemon that says so names every live run in its hello
+ALL_LIVE_RUNS = "all-live-runs"  # said in a hello that names every run which is alive on its machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +108,7 @@ class Fleet:
         self._solo = solo
         self._lines: dict[str, Line] = {}
         self._guards: defaultdict[str, set[Guard]] = defaultdict(set)
+        self._catching_up: dict[Line, set[str]] = {}  # runs named on a line whose hello is still being stored
         self._copies = Copies()
         self._looked_at = 0.0
         projection.listen(self._changed)
@@ -170,30 +171,37 @@ class Fleet:
     async def catch_up(self, line: Line, hello: Hello) -> None:
         """Store what a hello brought: runs before the questions about them."""
         runs = [report for report in hello.reports if isinstance(report, Run)]
-        await self._reports.record_all(line.machine, runs)
-        if ALL_LIVE_RUNS in hello.capabilities:
-            await self._reports.gone(line.machine, frozenset(run.id for run in runs))
-        await self._reports.record_all(
-            line.machine, [report for report in hello.reports if not isinstance(report, Run)]
-        )
+        living = self._catching_up[line] = {run.id for run in runs}
+        try:
+            await self._reports.record_all(line.machine, runs)
+            if ALL_LIVE_RUNS in hello.capabilities:
+                await self._reports.gone(line.machine, living)
+            await self._reports.record_all(
+                line.machine, [report for report in hello.reports if not isinstance(report, Run)]
+            )
+        finally:
+            del self._catching_up[line]
 
     async def record(self, line: Line, report: Report) -> None:
         """Store a report, for as long as the store takes."""
+        if isinstance(report, Run) and line in self._catching_up:
+            self._catching_up[line].add(report.id)  # it began after the hello was said
         await self._reports.record(line.machine, report)
 
     async def refused(self, machine: str, what: str, error: SwitchboardError) -> None:
         """Note that a machine said what it may not say."""
         await self._reports.refused(machine, what, error)
 
-    def heartbeat(self, line: Line, epoch: str, generation: int) -> None:
-        """Take a sign of life and owe its answer, which carries the generation of the orders."""
+    def heartbeat(self, line: Line, epoch: str, generation: int, silent: Mapping[str, timedelta]) -> None:
+        """Take a sign of life, and how long each live run has been *silent*; owe its answer, which carries the generation of the orders."""
         self.heard(line)
+        self._presence.pulsed(line.machine, silent)
         ours, newest, _ = self._stops.order_set()
         if epoch == ours:
             line.strange_beats = 0
             self._presence.holds(line.machine, epoch, generation)
             if generation < newest:
-                line.orders_due()
+                line.orders_due(all=True)
         elif ours:
             line.strange_beats += 1
             if line.strange_beats > STRANGE_BEATS:
@@ -242,7 +250,6 @@ class Fleet:
                 boot_epoch=hello.boot_epoch,
                 version=hello.version,
                 platform=hello.platform,
-                capabilities=hello.capabilities,
                 agents=hello.agents,
                 attached=True,
                 seen_at=now,

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from switchboard.domain.errors import SwitchboardError
 from switchboard.domain.instruction import Instruction
+from switchboard.services.order_book import TOLD_NOTHING
 
 ACK_LAG = 0.02  # seconds that an acknowledgement waits for others, or for a message that carries it along
 
 
 @dataclass(frozen=True, slots=True)
 class OrdersDue:
-    """The whole set of orders, as it stands when it is written."""
+    """The orders that this line was not told yet, as they stand when they are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,12 @@ class Line:
         self._acked_sent = 0
         self._ack = self._ack_waits = False
         self.acked = 0  # every report up to this one is stored
+        self.orders_told = TOLD_NOTHING
 
-    def orders_due(self) -> None:
+    def orders_due(self, *, all: bool = False) -> None:
+        """Tell what is new of the orders; *all* of them when the machine shows that it lacks what it was told."""
+        if all:
+            self.orders_told = TOLD_NOTHING
         self._orders = True
         self._wake.set()
 

@@ -21,6 +21,10 @@ from switchboard.services.projection import Projection
 log = structlog.get_logger()
 
 OrderSet = tuple[str, int, list[Order]]
+Mark = tuple[
+    str, int
+]  # a store epoch, and how many changes of orders had been learned here: how much a machine was told
+TOLD_NOTHING: Mark = ("", 0)
 
 
 class OrderBook:
@@ -45,6 +49,8 @@ class OrderBook:
         self._looking = asyncio.Lock()
         self._looked_at = -1.0  # when the last look that is over began
         self._set: OrderSet | None = None
+        self._learned: dict[str, int] = {}  # order: which change, counted here, was the last that memory learned of it
+        self._changes = 0
         projection.listen(self._changed)
 
     def order_set(self) -> OrderSet:
@@ -54,6 +60,19 @@ class OrderBook:
             newest = orders[-1].generation if orders else 0
             self._set = (self.epoch, max(newest, self._counted), orders)
         return self._set
+
+    def mark(self) -> Mark:
+        return self.epoch, self._changes
+
+    def news(self, told: Mark) -> OrderSet:
+        """Return the order set with those orders only that memory learned of since *told*; all of them where the store is another.
+
+        By what was learned, not by generation: another replica's order may come to be known here after a younger one.
+        """
+        epoch, generation, orders = self.order_set()
+        if told[0] != epoch:
+            return epoch, generation, orders
+        return epoch, generation, [order for order in orders if self._learned.get(order.id, 0) > told[1]]
 
     async def next_generation(self) -> int:
         newest = max((order.generation for order in self._projection.orders()), default=0)
@@ -141,6 +160,8 @@ class OrderBook:
     def _changed(self, noun: str, id: str) -> None:
         if noun == "order":
             self._set = None
+            self._changes += 1
+            self._learned[id] = self._changes
 
     def _sealed(self, order: Order) -> bool:
         start = order.id.removeprefix("o-").partition("-")[0]

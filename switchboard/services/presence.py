@@ -1,20 +1,23 @@
 """Which machines are there, from what this replica hears and what the others wrote down.
 
-Heartbeats stay in memory; the record follows every ten seconds, and at once when a machine comes or goes.
+Heartbeats stay in memory; the record follows every ten seconds, a second after the machine took new orders (a thousand take them
+together, and writing that down must not slow the order), and at once when it comes or goes.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from switchboard.clock import Clock
 from switchboard.domain.errors import Unavailable
 from switchboard.domain.machine import Machine
+from switchboard.domain.run import Run
 from switchboard.services.book import Book
 from switchboard.services.projection import Projection
 
 WRITTEN_EVERY = timedelta(seconds=10)
+ORDERS_WRITTEN_AFTER = timedelta(seconds=1)
 WRITTEN_AT_ONCE = 250  # so that a thousand that took an order do not delay the next one
 WRITERS = 32
 
@@ -29,6 +32,7 @@ class _Life:
     written_at: datetime
     orders_epoch: str = ""
     orders_generation: int = 0
+    orders_at: datetime | None = None  # when it took the orders that are not written down
     due: bool = False  # write it down now
 
 
@@ -39,6 +43,8 @@ class Presence:
         self._clock = clock
         self._away_after = away_after
         self._lives: dict[str, _Life] = {}
+        self._pulses: dict[str, datetime] = {}  # of each live run: when its keeper last answered
+        projection.listen(self._changed)
 
     def came(self, id: str, connection: int) -> None:
         now = self._clock.now()
@@ -53,12 +59,32 @@ class Presence:
         if life is not None and life.connection == connection:
             life.attached, life.due = False, True
 
+    def pulsed(self, id: str, silent: Mapping[str, timedelta]) -> None:
+        """Note how long ago each live run of a machine last answered it: an age, because its clock is not ours."""
+        now = self._clock.now()
+        for run, since in silent.items():
+            known = self._projection.run(run)
+            if known is not None and known.machine == id and known.active:
+                self._pulses[run] = now - since
+
+    def proof_of_life(self, run: Run) -> datetime | None:
+        """Return when a run last proved that it lives, its machine's word on it included; None before the first."""
+        if not run.revision:
+            return None  # its machine has not said a word about it
+        if (pulse := self._pulses.get(run.id)) is not None:
+            return max(pulse, run.changed_at)
+        if not run.active or run.machine in self._lives:
+            return run.changed_at
+        # Another replica hears its pulses; what it writes down is its machine's.
+        machine = self.machine(run.machine)
+        return machine.seen_at if machine else None
+
     def holds(self, id: str, epoch: str, generation: int) -> bool:
         """Note which orders a machine has on its disk; say whether that is news."""
         life = self._lives.get(id)
         if life is None or (life.orders_epoch, life.orders_generation) == (epoch, generation):
             return False
-        life.orders_epoch, life.orders_generation, life.due = epoch, generation, True
+        life.orders_epoch, life.orders_generation, life.orders_at = epoch, generation, self._clock.now()
         return True
 
     def machine(self, id: str) -> Machine | None:
@@ -87,7 +113,9 @@ class Presence:
             id
             for id, life in self._lives.items()
             # A clock that was set back must not silence a machine: any distance counts.
-            if life.due or (life.attached and abs(now - life.written_at) >= WRITTEN_EVERY)
+            if life.due
+            or (life.orders_at is not None and abs(now - life.orders_at) >= ORDERS_WRITTEN_AFTER)
+            or (life.attached and abs(now - life.written_at) >= WRITTEN_EVERY)
         ]
         await self._write(sorted(due, key=lambda id: self._lives[id].attached)[:WRITTEN_AT_ONCE])
 
@@ -98,7 +126,7 @@ class Presence:
         async def write() -> None:
             for id in waiting:
                 life = self._lives[id]
-                life.due, life.written_at = False, self._clock.now()
+                life.due, life.orders_at, life.written_at = False, None, self._clock.now()
                 try:
                     await self._machines.change(id, lambda found, life=life: _written(found, life))  # type: ignore[misc]
                 except Unavailable:
@@ -110,6 +138,12 @@ class Presence:
         async with asyncio.TaskGroup() as tasks:
             for number in range(min(WRITERS, len(due))):
                 tasks.create_task(write(), name=f"presence writer {number}")
+
+    def _changed(self, noun: str, id: str) -> None:
+        if noun == "run" and id in self._pulses:
+            run = self._projection.run(id)
+            if run is None or not run.active:
+                del self._pulses[id]
 
     def _live(self, record: Machine) -> Machine:
         life = self._lives.get(record.id)

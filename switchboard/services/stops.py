@@ -59,6 +59,8 @@ class Stops:
         )
         # What machines hold and prove.
         self.order_set = self._book.order_set
+        self.order_news = self._book.news
+        self.order_mark = self._book.mark
         self.refresh = self._book.refresh
         self.restore = self._book.restore
         self.reassert_journal = self._book.reassert_journal

@@ -170,7 +170,9 @@ Global___StopOrder: _TypeAlias = StopOrder  # noqa: Y015
 
 @_typing.final
 class OrderSet(_message.Message):
-    """The complete set of orders, tombstones included, as of a generation of a store."""
+    """Orders, tombstones included, as of a generation of a store: in a welcome and in a hello all of them, later on a stream those that
+    it has not carried yet. Whoever takes them adds them to what it holds, by id.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -173,6 +173,20 @@ async def test_orders_come_in_the_welcome_and_tombstones_with_them(store_url):
             assert found == {lifted.id: True, standing.id: False}
 
 
+async def test_after_the_welcome_a_machine_is_told_what_is_new_of_the_orders_and_nothing_twice(store_url):
+    async with core(store_url) as sb:
+        mill = await sb.machine("mill")
+        first = await sb.stops.issue(ANA, Selector(repos=("example.org/a",)), "a is on fire")
+        async with mill.attached() as stream:
+            assert [order.id for order in stream.orders.orders] == [first.id]
+            second = await sb.stops.issue(ANA, Selector(all=True), "everything is")
+            await eventually(lambda: stream.orders.generation == second.generation)
+            assert [order.id for order in stream.orders.orders] == [second.id]
+            lifted = await sb.stops.lift(ANA, first.id, "a is out")
+            await eventually(lambda: stream.orders.generation == lifted.generation)
+            assert [(order.id, order.lifted) for order in stream.orders.orders] == [(first.id, True)]
+
+
 async def test_three_hundred_machines_get_an_order_and_all_their_acks_are_counted(store_url):
     async with core(store_url, heartbeat=timedelta(seconds=30)) as sb:
         machines = [await sb.machine(f"mill-{n:03}") for n in range(300)]
