@@ -105,7 +105,7 @@ def passwd(at: Session, by_link: bool) -> None:
 
 @click.group("tokens")
 def tokens() -> None:
-    """API tokens of your own. None can ever vote, lift, or change people and machines."""
+    """API tokens of your own. None can ever vote, lift, change people and machines, or touch a second machine."""
 
 
 @tokens.command("list")
@@ -146,7 +146,7 @@ def list_tokens(at: Session) -> None:
     default=["look"],
 )
 @click.option("--days", type=click.IntRange(1, 365), default=30, show_default=True)
-@click.option("--machine", default="", help="Bind start and stop to this machine, by name or id.")
+@click.option("--machine", default="", help="The one on which it may start and stop, by name or id.")
 @server_options
 def mint(at: Session, name: str, may: tuple[str, ...], days: int, machine: str) -> None:
     """Make a token and print it, this once."""
@@ -168,9 +168,19 @@ def revoke(at: Session, id: str) -> None:
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--before", type=click.IntRange(1), help="Only entries below this number.")
 @server_options
-def audit(at: Session, limit: int, before: int | None) -> None:
+@click.option(
+    "--verify", is_flag=True, help="Instead, check the chain of all entries, and name the first that was tampered with."
+)
+def audit(at: Session, limit: int, before: int | None, verify: bool) -> None:
     """Print who did what, the newest last."""
     found = at.signed_in.get("/audit", limit=limit, before=before)
+    if verify:
+        verdict = at.server.get("/audit/verdict")
+        broken = verdict["broken_at"]
+        at.out.show(verdict, lambda: "the audit is whole" if broken is None else None)
+        if broken is not None:
+            raise Failed(f"the audit is broken at entry {broken}: it, or what stood there, was changed or taken out")
+        return
     entries = found.get("entries")
     if entries is None:
         raise Failed(f"{at.place.url} speaks of its audit in a way that this version does not know")

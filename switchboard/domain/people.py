@@ -42,6 +42,8 @@ ROLE_PERMITS: dict[Role, frozenset[Permission]] = {
 
 # A token lies on a disk that an agent can read, so none of these can ever ride on one.
 NEVER_BY_TOKEN = frozenset({_P.VOTE, _P.LIFT, _P.PEOPLE, _P.INVITE_MACHINE, _P.REVOKE_MACHINE, _P.PURGE, _P.AUDIT})
+# These ride on a token only with the one machine that it names: no token on a disk may touch another.
+BOUND_BY_TOKEN = frozenset({_P.START, _P.STOP})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,7 @@ class Token:
     name: str
     person: str
     permits: frozenset[Permission]
-    machine: str = ""  # binds start and stop to this machine
+    machine: str = ""  # the one on which it may start and stop; without it it only looks
     until: datetime
 
 

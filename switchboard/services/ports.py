@@ -134,10 +134,22 @@ class Epochs(Protocol):
 
 class AuditLog(Protocol):
     async def append(
-        self, *, by: str, via: str, action: str, subject: str, reason: str = "", details: dict[str, Any] | None = None
-    ) -> None: ...
+        self,
+        *,
+        by: str,
+        via: str,
+        action: str,
+        subject: str,
+        reason: str = "",
+        details: dict[str, Any] | None = None,
+        once: str = "",
+    ) -> None:
+        """Add one entry, durable when it returns. With *once*, an id, there is one of that action and subject at most."""
 
     async def read(self, before: int | None, limit: int) -> list[Any]: ...
+
+    async def verify(self) -> int | None:
+        """Return the seq at which the chain is broken, None when it is whole."""
 
 
 class OrderJournal(Protocol):

@@ -1,4 +1,4 @@
-"""API tokens: they lie on disks that agents read, so none of them can vote, lift, loosen, or outgrow its person."""
+"""API tokens: they lie on disks that agents read, so none can vote, lift, loosen, outgrow its person, or touch two machines."""
 
 import hashlib
 import secrets
@@ -9,7 +9,7 @@ from typing import Protocol
 
 from switchboard.clock import Clock
 from switchboard.domain.errors import Forbidden, Invalid, NotFound, Unauthenticated
-from switchboard.domain.people import NEVER_BY_TOKEN, Caller, Permission, Token
+from switchboard.domain.people import BOUND_BY_TOKEN, NEVER_BY_TOKEN, Caller, Permission, Token
 from switchboard.services.ports import AuditLog, Records
 
 LONGEST_LIFE = timedelta(days=366)
@@ -40,12 +40,16 @@ class Tokens:
                 f"the token {token.name!r} expired at {token.until:%Y-%m-%d %H:%M} UTC: make a fresh one"
             )
         whole = await self._people.caller_named(token.person, via="token")
-        return replace(whole, permits=(whole.permits & token.permits) - NEVER_BY_TOKEN, machine=token.machine)
+        never = NEVER_BY_TOKEN if token.machine else NEVER_BY_TOKEN | BOUND_BY_TOKEN
+        return replace(whole, permits=(whole.permits & token.permits) - never, machine=token.machine)
 
     async def mint(
         self, caller: Caller, *, name: str, permits: Iterable[Permission], days: float, machine: str = ""
     ) -> tuple[str, Token]:
-        """Return a fresh token, shown once, and its record. Raises Forbidden for what no token may, or what the caller may not."""
+        """Return a fresh token, shown once, and its record.
+
+        Raises Forbidden for what no token may, or what the caller may not, and Invalid for start or stop without a machine.
+        """
         wanted = frozenset(permits)
         if caller.via == "token":
             raise Forbidden("a token may never make a token: sign in on the page")
@@ -53,6 +57,8 @@ class Tokens:
             raise Invalid("permits", "say what the token may do: look, start, stop")
         if never := wanted & NEVER_BY_TOKEN:
             raise Forbidden(f"no token may ever hold {', '.join(sorted(never))}: tokens lie on disks that agents read")
+        if not machine and (bound := wanted & BOUND_BY_TOKEN):
+            raise Invalid("machine", f"a token may {' and '.join(sorted(bound))} on one machine only: say which")
         for permission in sorted(wanted):
             caller.need(permission, f"hand out {permission.value!r}")
         if not 0 < days <= LONGEST_LIFE.days:

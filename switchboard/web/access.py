@@ -1,6 +1,7 @@
 """Who may call what: every route with its permission. A route that is not named here does not start.
 
-`page` marks what a stolen cookie alone must not do: a browser's session also shows the secret of the page's own origin.
+What changes anything asks a browser's session for more than its cookie, which every port of the server's host receives: also
+for the secret that only the page's own origin holds. `cookie_alone` names the exceptions, each with its reason.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ V1 = "/api/v1"
 class Rule:
     permission: P | None = None  # None: whoever is signed in; the service looks further
     public: str = ""  # why nobody needs to be signed in
-    page: bool = False
+    cookie_alone: str = ""  # why a change, as HTTP has it, needs no secret of the page
 
 
 SIGNED_IN = Rule()
@@ -38,12 +39,12 @@ TABLE: Mapping[tuple[str, str], Rule] = {
     ("POST", f"{V1}/session"): Rule(public="this is how one signs in"),
     ("POST", f"{V1}/session/link"): Rule(public="this is how one signs in"),
     ("GET", f"{V1}/session"): SIGNED_IN,
-    ("DELETE", f"{V1}/session"): SIGNED_IN,
-    ("PUT", f"{V1}/session/password"): Rule(page=True),
+    ("DELETE", f"{V1}/session"): Rule(cookie_alone="a page that lost its secret must still find the way out"),
+    ("PUT", f"{V1}/session/password"): SIGNED_IN,
     ("GET", f"{V1}/runs"): Rule(P.LOOK),
     ("POST", f"{V1}/runs"): Rule(P.START),
     ("GET", f"{V1}/runs/{{id}}"): Rule(P.LOOK),
-    ("DELETE", f"{V1}/runs/{{id}}"): Rule(P.PURGE, page=True),
+    ("DELETE", f"{V1}/runs/{{id}}"): Rule(P.PURGE),
     ("POST", f"{V1}/runs/{{id}}/messages"): Rule(P.START),
     ("POST", f"{V1}/runs/{{id}}/interrupt"): Rule(P.START),
     ("POST", f"{V1}/runs/{{id}}/resume"): Rule(P.START),
@@ -54,29 +55,28 @@ TABLE: Mapping[tuple[str, str], Rule] = {
     ("GET", f"{V1}/runs/{{id}}/diff"): Rule(P.LOOK),
     ("GET", f"{V1}/approvals"): Rule(P.LOOK),
     ("GET", f"{V1}/approvals/{{id}}"): Rule(P.LOOK),
-    ("POST", f"{V1}/approvals/{{id}}/votes"): Rule(P.VOTE, page=True),
-    ("POST", f"{V1}/orders/preview"): Rule(P.LOOK),
+    ("POST", f"{V1}/approvals/{{id}}/votes"): Rule(P.VOTE),
+    ("POST", f"{V1}/orders/preview"): Rule(P.LOOK, cookie_alone="it only looks; POST is for the size of its question"),
     ("GET", f"{V1}/orders"): Rule(P.LOOK),
     ("POST", f"{V1}/orders"): Rule(P.STOP),
     ("GET", f"{V1}/orders/{{id}}"): Rule(P.LOOK),
-    ("POST", f"{V1}/orders/{{id}}/lift"): Rule(
-        P.STOP, page=True
-    ),  # one's own, or with the permission to lift; never by a token
-    ("POST", f"{V1}/orders/{{id}}/extend"): Rule(P.STOP, page=True),
+    ("POST", f"{V1}/orders/{{id}}/lift"): Rule(P.STOP),  # one's own, or with the permission to lift; never by a token
+    ("POST", f"{V1}/orders/{{id}}/extend"): Rule(P.STOP),
     ("GET", f"{V1}/machines"): Rule(P.LOOK),
-    ("POST", f"{V1}/machines/invites"): Rule(P.INVITE_MACHINE, page=True),
-    ("POST", f"{V1}/machines/{{id}}/revoke"): Rule(P.REVOKE_MACHINE, page=True),
+    ("POST", f"{V1}/machines/invites"): Rule(P.INVITE_MACHINE),
+    ("POST", f"{V1}/machines/{{id}}/revoke"): Rule(P.REVOKE_MACHINE),
     ("GET", f"{V1}/machines/{{id}}/safety"): Rule(P.LOOK),
     ("GET", f"{V1}/machines/{{id}}/safety/{{sid}}"): Rule(P.LOOK),
     ("POST", f"{V1}/machines/{{id}}/safety/{{sid}}/restore"): Rule(P.START),
     ("GET", f"{V1}/people"): Rule(P.LOOK),
-    ("POST", f"{V1}/people"): Rule(P.PEOPLE, page=True),
-    ("PATCH", f"{V1}/people/{{id}}"): Rule(P.PEOPLE, page=True),
-    ("POST", f"{V1}/people/{{id}}/link"): Rule(page=True),  # one's own, or with the permission for people
+    ("POST", f"{V1}/people"): Rule(P.PEOPLE),
+    ("PATCH", f"{V1}/people/{{id}}"): Rule(P.PEOPLE),
+    ("POST", f"{V1}/people/{{id}}/link"): SIGNED_IN,  # one's own, or with the permission for people
     ("GET", f"{V1}/tokens"): SIGNED_IN,
-    ("POST", f"{V1}/tokens"): Rule(page=True),
+    ("POST", f"{V1}/tokens"): SIGNED_IN,
     ("DELETE", f"{V1}/tokens/{{id}}"): SIGNED_IN,
     ("GET", f"{V1}/audit"): Rule(P.AUDIT),
+    ("GET", f"{V1}/audit/verdict"): Rule(P.AUDIT),
     ("GET", f"{V1}/instructions/{{id}}"): Rule(P.LOOK),
     ("GET", f"{V1}/events"): Rule(P.LOOK),
 }

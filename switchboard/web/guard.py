@@ -77,7 +77,7 @@ class Guard:
             raise Forbidden("a browser's session needs the Origin header: programs use a token or a password")
         if not hmac.compare_digest(request.headers.get("x-csrf-token", "").encode(), session.csrf.encode()):
             raise Forbidden("the CSRF token is missing or wrong: reload the page")
-        if rule.page and not self._people.holds_page(session, request.headers.get("x-page-secret", "")):
+        if not rule.cookie_alone and not self._people.holds_page(session, request.headers.get("x-page-secret", "")):
             raise Forbidden("this needs the page that you signed in on: sign in again here", needs="sign-in")
 
 

@@ -34,6 +34,12 @@ async def audit(
     return {"entries": [_ENTRY.dump_python(entry, mode="json") for entry in entries]}
 
 
+@router.get(f"{V1}/audit/verdict")
+async def verdict(has: Has) -> dict[str, Any]:
+    """Walk the whole chain: the number of the first entry that was changed, cut out or cut off; null when it is whole."""
+    return {"broken_at": await has.audit.verify()}
+
+
 @router.get(f"{V1}/instructions/{{id}}")
 async def instruction(id: str, has: Has, shows: Shows) -> dict[str, Any]:
     return {"instruction": shows.instruction(await has.instructions.get(id))}

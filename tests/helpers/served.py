@@ -1,6 +1,7 @@
 """A real `switchboard serve` as a process, its people, and machines that say what a test has them say."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -71,9 +72,10 @@ class Served:
         body = {"secret": link.partition("#")[2], "password": PASSWORDS[name]}
         httpx.post(self.url + "/api/v1/session/link", json=body).raise_for_status()
 
-    def token(self, name: str = "ana", may: tuple[str, ...] = ("look", "start", "stop")) -> str:
+    def token(self, name: str = "ana") -> str:
+        """A token that looks; what changes something on whatever machine is done by a person."""
         with httpx.Client(base_url=self.url + "/api/v1", auth=(name, PASSWORDS[name])) as http:
-            body = {"name": "of a test", "permits": list(may), "days": 1}
+            body = {"name": "of a test", "permits": ["look"], "days": 1}
             return str(http.post("/tokens", json=body).raise_for_status().json()["token"])
 
     async def machine(self, name: str) -> BareMachine:
@@ -111,11 +113,24 @@ class Served:
             self._log.close()
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
+@contextlib.contextmanager
+def serving() -> Iterator[Served]:
     with tempfile.TemporaryDirectory(prefix="sbc-") as folder:
         running = Served(Path(folder))
         try:
             yield running
         finally:
             running.end()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def own() -> Iterator[Served]:
+    """One for a test that leaves damage behind."""
+    with serving() as running:
+        yield running

@@ -1,5 +1,5 @@
 """One server for the commands of a module."""
 
-from helpers.served import served
+from helpers.served import own, served
 
-__all__ = ["served"]
+__all__ = ["own", "served"]

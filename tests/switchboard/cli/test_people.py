@@ -11,6 +11,9 @@ from helpers.eventually import eventually
 from helpers.served import PASSWORDS, Served
 from helpers.ups import cli
 
+from switchboard.store.embedded import Embedded
+from switchboard.store.redis import open_store
+
 
 async def test_a_person_is_invited_chooses_a_password_and_is_shut_out(served: Served) -> None:
     made = await served.cli("people", "invite", "lee", "--name", "Lee\x1b[2J", "--role", "viewer", by="ana")
@@ -87,6 +90,15 @@ async def test_what_no_token_may_asks_for_a_password(served: Served, words: tupl
     assert "there is no terminal to ask for the password on" in done.stderr or "no approval" in done.stderr
 
 
+async def test_a_token_that_starts_or_stops_names_its_machine(served: Served) -> None:
+    unbound = await served.cli("tokens", "mint", "much", "--may", "look", "--may", "stop", by="ana")
+    assert (unbound.returncode, unbound.stdout) == (1, "")
+    assert "a token may stop on one machine only: say which" in unbound.stderr
+    await served.machine("token-mill")
+    bound = await served.cli("tokens", "mint", "bound", "--may", "stop", "--machine", "token-mill", by="ana")
+    assert bound.returncode == 0, bound.stderr
+
+
 async def test_a_token_is_shown_once_and_ended(served: Served) -> None:
     made = await served.cli("tokens", "mint", "ci", "--may", "look", "--days", "2", by="ana")
     assert made.returncode == 0, made.stderr
@@ -106,6 +118,26 @@ async def test_the_audit_tells_who_did_what(served: Served) -> None:
     assert done.returncode == 0, done.stderr
     assert "person.invited" in done.stdout
     assert (await served.cli("audit", by="kim")).returncode == 1
+
+
+async def test_a_tampered_entry_of_the_audit_is_named(own: Served) -> None:
+    whole = await own.cli("audit", "--verify", by="ana")
+    assert (whole.returncode, whole.stdout) == (0, "the audit is whole\n"), whole.stderr
+    async with open_store(str(Embedded(own.data).socket)) as store:
+        entries = await store.client.call("XRANGE", "sb:{audit}:log", "-", "+", again=True)
+        await store.client.call("DEL", "sb:{audit}:log", again=True)
+        for id, (field, blob) in entries:
+            forged = blob.replace(b'"via":"', b'"via":"not ') if id == b"2-0" else blob
+            await store.client.call("XADD", "sb:{audit}:log", id, field, forged, again=True)
+
+    broken = await own.cli("audit", "--verify", by="ana")
+    assert (broken.returncode, broken.stdout) == (1, "")
+    assert (
+        broken.stderr
+        == "switchboard: the audit is broken at entry 2: it, or what stood there, was changed or taken out\n"
+    )
+    asked = await own.cli("audit", "--verify", "--json", by="ana")
+    assert (asked.returncode, json.loads(asked.stdout)) == (1, {"broken_at": 2})
 
 
 async def test_nobody_there_ends_with_3() -> None:

@@ -142,7 +142,7 @@ async def test_a_start_reaches_the_machine_and_its_refusal_is_one_sentence(serve
             "*.py",
             "-",
         )
-        starting = asyncio.create_task(served.cli(*words, input=prompt))
+        starting = asyncio.create_task(served.cli(*words, by="ana", input=prompt))
         order = await told(attachment, "start")
         assert (order.start.path, order.start.agent, order.start.mode) == ("/src/api", "claude", "plan")
         assert list(order.start.scope) == ["*.py"]
@@ -155,7 +155,7 @@ async def test_a_start_reaches_the_machine_and_its_refusal_is_one_sentence(serve
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == "switchboard: a scope cannot be enforced yet\\x1b\n"
 
-        starting = asyncio.create_task(served.cli(*words[:6], "go on"))
+        starting = asyncio.create_task(served.cli(*words[:6], "go on", by="ana"))
         await eventually(lambda: len([i for i in attachment.instructions if i.WhichOneof("kind") == "start"]) == 2)
         order = await told(attachment, "start")
         await attachment.run(order.start.run_id, "RUNNING")
@@ -173,13 +173,13 @@ async def test_what_a_person_says_reaches_the_run(served: Served) -> None:
             (("run", "interrupt", "r-say", "--reason", "wait"), "interrupt"),
             (("run", "end", "r-say"), "end"),
         ):
-            saying = asyncio.create_task(served.cli(*words))
+            saying = asyncio.create_task(served.cli(*words, by="ana"))
             order = await told(attachment, kind)
             await report(attachment, order.id, "APPLIED")
             done = await saying
             assert (done.returncode, done.stdout) == (0, "applied\n"), done.stderr
 
-        saying = asyncio.create_task(served.cli("run", "send", "r-say", "again"))
+        saying = asyncio.create_task(served.cli("run", "send", "r-say", "again", by="ana"))
         await eventually(lambda: len([i for i in attachment.instructions if i.WhichOneof("kind") == "message"]) == 2)
         await report(attachment, (await told(attachment, "message")).id, "FAILED", "the agent was gone")
         done = await saying
@@ -232,7 +232,7 @@ async def test_bad_input_is_one_sentence(served: Served, tmp_path: Path) -> None
         (("run", "start", "go"), "", 2, "Missing option '--repo'"),
         (("purge", "r-none"), "", 2, "Missing option '--reason'"),
     ):
-        done = await served.cli(*words, input=input)
+        done = await served.cli(*words, by="ana", input=input)
         assert (done.returncode, done.stdout) == (code, ""), (words, done.stderr)
         assert sentence in done.stderr, (words, done.stderr)
         assert "Traceback" not in done.stderr
@@ -247,7 +247,21 @@ async def test_a_prompt_that_is_no_utf8_is_one_sentence(served: Served) -> None:
         env={"PATH": str(Path(__import__("sys").executable).parent) + ":/usr/bin:/bin"},
     )
     _, said = await done.communicate()
-    assert (done.returncode, said) == (1, b"switchboard: --repo is not valid UTF-8\n")
+    assert (done.returncode, said.decode()) == (1, f"switchboard: {name} is not valid UTF-8\n")
+
+
+async def test_a_prompt_comes_behind_the_password(served: Served) -> None:
+    mill = await served.machine("behind-mill")
+    async with mill.attached() as attachment:
+        await attachment.run("r-idle", "IDLE")
+        await attachment.run("r-ended", "SUCCEEDED", session_id="s-1")
+        for verb, run, text in (("send", "r-idle", "говори\nдальше"), ("resume", "r-ended", "go on")):
+            saying = asyncio.create_task(served.cli("run", verb, run, "-", by="ana", input=text))
+            order = await told(attachment, "message" if verb == "send" else "resume")
+            assert (order.message if verb == "send" else order.resume).text == text
+            await report(attachment, order.id, "APPLIED")
+            done = await saying
+            assert (done.returncode, done.stdout) == (0, "applied\n"), done.stderr
 
 
 async def test_who_asks_is_said_when_it_is_not_known(served: Served) -> None:

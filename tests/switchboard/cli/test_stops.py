@@ -10,7 +10,7 @@ from switchboard_rpc.v1 import stop_pb2
 
 
 async def ordered(served: Served, *words: str) -> str:
-    done = await served.cli("stop", "order", *words, "--reason", "a test")
+    done = await served.cli("stop", "order", *words, "--reason", "a test", by="ana")
     assert done.returncode == 0, done.stderr
     return str(done.stdout.strip())
 
@@ -133,7 +133,7 @@ async def test_the_selector_is_what_was_said(served: Served) -> None:
         ),
         *("--except-repo", "x/c", "--no-hold", "--json", "--reason", "why"),
     )
-    made = json.loads((await served.cli("stop", "order", *words)).stdout)["order"]
+    made = json.loads((await served.cli("stop", "order", *words, by="ana")).stdout)["order"]
     assert made["hold"] is False
     assert made["selector"] == {
         "all": False,
@@ -145,7 +145,7 @@ async def test_the_selector_is_what_was_said(served: Served) -> None:
         "except_repos": ["x/c"],
         "except_runs": [],
     }
-    one = await served.cli("stop", "extend", made["id"], "--hours", "12")
+    one = await served.cli("stop", "extend", made["id"], "--hours", "12", by="ana")
     assert one.returncode in (0, 1)  # an order without a hold has nothing to review
     await lifted(served, made["id"])
 
@@ -156,7 +156,7 @@ async def test_a_stop_that_names_nothing_or_says_nothing_is_refused(served: Serv
         (("--all",), "say why with --reason"),
         (("--machine", "nobody", "--reason", "x"), "no machine is called nobody"),
     ):
-        done = await served.cli("stop", "order", *words)
+        done = await served.cli("stop", "order", *words, by="ana")
         assert done.returncode in (1, 2)
         assert sentence in done.stderr
     assert (await served.cli("stop", "status", "o-none")).returncode == 1

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
@@ -284,7 +284,7 @@ class TestTokens:
     async def test_a_token_hands_on_no_more_than_its_person_has_at_that_moment(self, team: Team):
         ben = await team.admit("ben", Role.DEVELOPER)
         permits = {Permission.LOOK, Permission.START, Permission.STOP}
-        token, _ = await team.people.tokens.mint(ben, name="ci", permits=permits, days=1)
+        token, _ = await team.people.tokens.mint(ben, name="ci", permits=permits, days=1, machine="m-1")
         assert (await team.people.tokens.caller(token)).permits == permits
 
         await team.people.set_role(team.ana, "ben", Role.VIEWER)
@@ -292,7 +292,20 @@ class TestTokens:
         assert (await team.people.tokens.caller(token)).permits == {Permission.LOOK}
         viewer = await team.people.caller_named("ben", via="session")
         with pytest.raises(Forbidden):
-            await team.people.tokens.mint(viewer, name="ci", permits={Permission.START}, days=1)
+            await team.people.tokens.mint(viewer, name="ci", permits={Permission.START}, days=1, machine="m-1")
+
+    @pytest.mark.parametrize("permission", [Permission.START, Permission.STOP])
+    async def test_a_token_starts_and_stops_on_the_machine_that_it_names_or_not_at_all(
+        self, team: Team, permission: Permission
+    ):
+        with pytest.raises(Invalid, match=f"may {permission} on one machine only: say which"):
+            await team.people.tokens.mint(team.ana, name="ci", permits={Permission.LOOK, permission}, days=1)
+
+        text, token = await team.people.tokens.mint(team.ana, name="ci", permits={permission}, days=1, machine="m-1")
+        assert (await team.people.tokens.caller(text)).machine == "m-1"
+        # One that lost its machine, as whoever writes to the store could make it, is worth no more.
+        await team.store.tokens.change(token.id, lambda _: replace(token, machine=""))
+        assert (await team.people.tokens.caller(text)).permits == frozenset()
 
     async def test_a_token_makes_no_token_and_no_password(self, team: Team):
         text, _ = await team.people.tokens.mint(team.ana, name="ci", permits={Permission.LOOK}, days=1)
