@@ -42,7 +42,6 @@ from daemon.tools import Tools
 
 log = structlog.get_logger()
 
-CAPABILITIES = ("resume", "safety", "diff", "output-query", "edited-input")
 UNKNOWN = "this daemon does not know what to do with that: it is older than the switchboard, so upgrade it"
 PURGE_S = 60.0
 CONTENT = frozenset({"prompt", "text", "input_json", "message"})
@@ -66,7 +65,8 @@ class Runner:
         facts: dict[tuple[type, str], RunRecord | ApprovalRecord] = {}
         reports, questions = self._tools.reports, self._tools.questions
         news: list[RunRecord | ApprovalRecord] = [*live, *reports.unwritten(), *questions.unwritten()]
-        news += journal.open_approvals()
+        # A run that outlived its daemon is alive, too, although nobody carries it.
+        news += [*journal.live_runs(), *journal.open_approvals()]
         for fact in (*news, *journal.unacked_runs(), *journal.unacked_approvals()):
             facts.setdefault((type(fact), fact.id), fact)
         rest: list[Fact] = [*journal.unacked_receipts()]
@@ -79,7 +79,6 @@ class Runner:
             version=VERSION,
             boot_epoch=self._boot_epoch,
             platform=f"{platform.system()} {platform.machine()}",
-            capabilities=CAPABILITIES,
             agents=self.programs,
             facts=(*facts.values(), *rest, *self._tools.reports.alarms()),
             held=self._tools.stops.held(),
@@ -117,15 +116,25 @@ class Runner:
     def welcomed(self, welcome: Welcome) -> None:
         before = self.held()[0]
         fresh = before not in ("", welcome.store_epoch)
+        if fresh:
+            self._forget_acks()
         self._tools.stops.take(Held(welcome.store_epoch, welcome.generation, welcome.orders))
         self._tools.outputs.watermarks(welcome.watermarks, fresh_store=fresh)
         for run_id in self._tools.outputs.pending():
             self._tools.outputs.poke(run_id)
         if fresh:
             log.warning("the switchboard's store is another one: everything is announced again")
-            for run in self._tools.journal.runs():
-                if self._runs.of(run.id) is None:
-                    self._tools.reports.say(run)
+            journal = self._tools.journal
+            ended = [run for run in journal.runs() if self._runs.of(run.id) is None]
+            for fact in (*ended, *journal.receipts()):  # what is alive or open was in the hello
+                self._tools.reports.say(fact)
+
+    def _forget_acks(self) -> None:
+        """What another store had counts as not acknowledged: a crash before all of it was said again loses nothing."""
+        try:
+            self._tools.journal.forget_acks()
+        except DiskFull as error:
+            self._tools.reports.disk_full(str(error))  # it is said all the same
 
     def ordered(self, held: Held) -> None:
         self._tools.stops.take(held)

@@ -166,7 +166,6 @@ class Hello:
     version: str
     boot_epoch: str
     platform: str
-    capabilities: tuple[str, ...]
     agents: tuple[AgentProgram, ...]
     facts: tuple[Fact, ...]  # the most pressing first
     held: Held

@@ -11,7 +11,9 @@ from switchboard_rpc.v1 import fleet_pb2, fleet_pb2_grpc
 
 from daemon import faults
 from daemon.clock import Clock
+from daemon.domain.facts import RunRecord
 from daemon.domain.instruction import Fact, Held, Hello, Instruction, Welcome
+from daemon.domain.run import LIVE
 from daemon.identity import Identity
 from daemon.link import channels
 from daemon.translate import down, up
@@ -125,7 +127,9 @@ class Control:
             try:
                 said = self._hands.hello()
                 fit, rest = self._packed(said)
-                first = fleet_pb2.AttachRequest(report=1, hello=up.hello(said, self._clock, fit))
+                whole = not any(isinstance(fact, RunRecord) and fact.state in LIVE for fact in rest)
+                hello = up.hello(said, self._clock, fit, all_live_runs=whole)
+                first = fleet_pb2.AttachRequest(report=1, hello=hello)
                 async with asyncio.timeout(FIRST_REPLY_S):
                     await stream.write(first)
                     faults.point("link.hello.sent")

@@ -48,13 +48,16 @@ _REPORTS = {
 }
 
 
-def hello(said: Hello, clock: Clock, facts: Iterable[Fact]) -> fleet_pb2.Hello:
+ALL_LIVE_RUNS = "all-live-runs"  # the hello names every run that is alive: the switchboard may close the others
+
+
+def hello(said: Hello, clock: Clock, facts: Iterable[Fact], *, all_live_runs: bool) -> fleet_pb2.Hello:
     """Return the hello with *facts* in it; those that have no field there are left to reports."""
     message = fleet_pb2.Hello(
         name=clean(said.name, 200),
         version=said.version,
         boot_epoch=said.boot_epoch,
-        capabilities=said.capabilities,
+        capabilities=[ALL_LIVE_RUNS] if all_live_runs else [],
         platform=clean(said.platform, 200),
         agents=[
             fleet_pb2.Agent(name=a.name, version=clean(a.version, 100), problem=clean(a.problem), signed_in=a.signed_in)

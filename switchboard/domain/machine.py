@@ -41,7 +41,6 @@ class Machine:
     boot_epoch: str = ""
     version: str = ""
     platform: str = ""
-    capabilities: tuple[str, ...] = ()
     agents: tuple[AgentProgram, ...] = ()
     attached: bool = False
     seen_at: datetime | None = None  # last proof of life, by this server's clock

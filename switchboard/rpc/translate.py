@@ -142,6 +142,11 @@ def report_of(machine: str, message: fleet_pb2.AttachRequest, now: datetime) -> 
             return None
 
 
+def silent_of(beat: fleet_pb2.Heartbeat) -> dict[str, timedelta]:
+    """Return how long each live run has been silent."""
+    return {pulse.run_id: timedelta(milliseconds=pulse.silent_ms) for pulse in beat.pulses[:MOST]}
+
+
 def run_of(machine: str, run: run_pb2.Run, now: datetime) -> Run:
     return Run(
         id=ident("run_id", run.id),

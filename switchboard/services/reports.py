@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Set
 from dataclasses import dataclass
 
 import structlog
@@ -78,8 +78,8 @@ class Reports:
             for number in range(min(STORING, len(due))):
                 tasks.create_task(record(), name=f"hello of {machine} {number}")
 
-    async def gone(self, machine: str, living: frozenset[str]) -> None:
-        """Close the runs that a machine, which has named all that live, no longer knows."""
+    async def gone(self, machine: str, living: Set[str]) -> None:
+        """Close the runs that a machine, which has named all that live, did not name; *living* may grow meanwhile."""
         await self._kept(machine, lambda: self._runs.gone(machine, living), "hello")
 
     async def refused(self, machine: str, what: str, error: SwitchboardError) -> None:

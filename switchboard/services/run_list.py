@@ -30,7 +30,7 @@ class RunRow:
     run: Run
     machine_name: str
     age: timedelta
-    proof_age: timedelta | None  # since its machine was last heard of; None: never
+    proof_age: timedelta | None  # since the run itself last proved that it lives; None: never
     reachable: bool
 
 
@@ -50,12 +50,12 @@ class RunList:
         """Return a run with what this moment makes of it."""
         now = self._clock.now()
         machine = machine or self._presence.machine(run.machine)
-        seen = machine.seen_at if machine else None
+        proof = self._presence.proof_of_life(run)
         return RunRow(
             run=run,
             machine_name=machine.name if machine else run.machine,
             age=max(now - run.started_at, timedelta()),
-            proof_age=max(now - seen, timedelta()) if seen else None,
+            proof_age=max(now - proof, timedelta()) if proof else None,
             reachable=machine is not None and machine.attached,
         )
 

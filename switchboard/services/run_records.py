@@ -1,6 +1,6 @@
 """The records of runs as machines announce them, and how a record ends whose machine has nothing more to say."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from datetime import timedelta
 
@@ -55,14 +55,19 @@ class RunRecords:
         assert run is not None
         return run
 
-    async def gone(self, machine: str, living: frozenset[str]) -> None:
-        """Close runs that are listed as live and that their machine, which has just named all of its live ones, does not know."""
-        reason = "its machine no longer knows it"
-        for run in [r for r in self._projection.runs() if r.machine == machine and r.active and r.id not in living]:
-            if run.state is not RunState.ORDERED:  # those have a start that is still to be delivered
-                await self._close(
-                    run.id, RunState.INTERRUPTED, reason, lambda found: found.state is not RunState.ORDERED
-                )
+    async def gone(self, machine: str, living: Set[str]) -> None:
+        """Close runs that are listed as live and that their machine, which has just named all of its live ones, did not name.
+
+        *living* grows with what the machine announces meanwhile.
+        """
+        reason = "it is no longer alive on its machine, and how it ended was lost"
+
+        def still(found: Run) -> bool:
+            # An ordered one has a start that is still to be delivered.
+            return found.state is not RunState.ORDERED and found.id not in living
+
+        for run in [r for r in self._projection.runs() if r.machine == machine and r.active and still(r)]:
+            await self._close(run.id, RunState.INTERRUPTED, reason, still)
 
     async def forget(self, *runs: str) -> None:
         """Forget what hangs on runs: their output, their questions, and what they were told."""

@@ -275,9 +275,11 @@ class Attachment:
         epoch, generation = self.orders.store_epoch, self.orders.generation
         await self.send(orders_seen=stop_pb2.OrdersSeen(store_epoch=epoch, generation=generation, matches=found))
 
-    async def beat(self) -> None:
+    async def beat(self, **silent_ms: int) -> None:
+        """Send a heartbeat, with how long each live run has been silent (r_1=300 for r-1)."""
         epoch, generation = self.orders.store_epoch, self.orders.generation
-        await self.send(heartbeat=fleet_pb2.Heartbeat(store_epoch=epoch, generation=generation))
+        pulses = [fleet_pb2.Pulse(run_id=run.replace("_", "-"), silent_ms=ms) for run, ms in silent_ms.items()]
+        await self.send(heartbeat=fleet_pb2.Heartbeat(pulses=pulses, store_epoch=epoch, generation=generation))
 
     async def read(self) -> None:
         try:

@@ -34,7 +34,6 @@ class Hands:
             version="1",
             boot_epoch="b1",
             platform="test",
-            capabilities=("diff",),
             agents=(AgentProgram("claude", "2.1.330", "", True),),
             facts=tuple(self.facts),
             held=self.on_disk,

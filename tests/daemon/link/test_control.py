@@ -30,7 +30,7 @@ async def test_a_hello_says_everything_and_the_welcome_is_taken_before_anything_
     await attached(wire, 2)
 
     hello = wire.switch.streams[0].hello
-    assert (hello.name, hello.boot_epoch, list(hello.capabilities)) == ("mill", "b1", ["diff"])
+    assert (hello.name, hello.boot_epoch, list(hello.capabilities)) == ("mill", "b1", ["all-live-runs"])
     assert [(a.name, a.version, a.signed_in) for a in hello.agents] == [("claude", "2.1.330", True)]
     assert [(s.run_id, s.low, s.next) for s in hello.spool] == [("r1", 1, 5)]
     (order,) = wire.hands.welcomes[-1].orders
@@ -87,6 +87,7 @@ async def test_what_a_hello_cannot_hold_follows_the_welcome(wire: Wire) -> None:
     await eventually(lambda: wire.hands.facts == [], 20)
     hello = wire.switch.streams[-1].hello
     assert 0 < len(hello.runs) < 100
+    assert list(hello.capabilities) == [], "live runs that it does not name are no reason to close them"
     assert hello.ByteSize() < 1 << 20
     assert {m.id for kind, m in wire.switch.facts if kind == "run"} == {f"r{n}" for n in range(100)}
     assert len(wire.hands.acks) == 105

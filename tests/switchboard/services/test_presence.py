@@ -35,6 +35,36 @@ async def test_heartbeats_are_written_down_every_ten_seconds_and_no_oftener(stor
             await eventually(lambda: written == ["machine"])
 
 
+async def test_a_silent_run_is_told_from_a_live_one_on_the_same_machine(store_url):
+    clock = ManualClock()
+    async with core(store_url, clock=clock) as sb:
+        mill, forge = await sb.machine("mill"), await sb.machine("forge")
+
+        def proof_ages():
+            return {row.run.id: row.proof_age.total_seconds() for row in sb.runs.rows().rows}
+
+        async with mill.attached() as stream, forge.attached() as rogue:
+            await stream.run("r-1")
+            await stream.run("r-2")
+            clock.forward(timedelta(minutes=10))
+            await rogue.beat(r_1=1, r_2=1)  # another machine's word on them proves nothing
+            await eventually(lambda: rogue.beats)
+            assert min(proof_ages().values()) > 590
+            await stream.beat(r_1=250, r_2=90_000, r_0=1)
+            await eventually(lambda: stream.beats)
+
+            found = proof_ages()
+            assert 0.25 <= found["r-1"] < 60
+            assert 90 <= found["r-2"] < 150
+            clock.forward(timedelta(minutes=5))
+            await stream.beat(r_1=0)  # the keeper of the other one no longer answers
+            await eventually(lambda: len(stream.beats) > 1)
+            assert proof_ages()["r-1"] < 60
+            assert 390 <= proof_ages()["r-2"] < 450
+            await stream.run("r-1", "SUCCEEDED", 2)
+            assert sb.presence._pulses.keys() == {"r-2"}
+
+
 @pytest.mark.parametrize("days", [1, -1])
 async def test_a_clock_that_jumps_by_a_day_loses_no_machine_no_question_and_no_order(store_url, days):
     clock = ManualClock()
