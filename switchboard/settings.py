@@ -39,12 +39,3 @@ class Settings:
         if host in ("0.0.0.0", "::", ""):  # noqa: S104  compared with, never bound to
             host = urlsplit(self.public_url or "").hostname or socket.gethostname()
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    @property
-    def base_url(self) -> str:
-        """Where people find the page."""
-        if self.public_url:
-            return self.public_url.rstrip("/")
-        host, port = self.http
-        shown = f"[{host}]" if ":" in host else host
-        return f"{'https' if self.tls_cert else 'http'}://{shown}:{port}"

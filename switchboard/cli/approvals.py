@@ -12,12 +12,13 @@ import click
 
 from switchboard.cli import live
 from switchboard.cli.client import part
-from switchboard.cli.errors import Away, Failed
+from switchboard.cli.errors import Away, Failed, NotSignedIn
 from switchboard.cli.options import Session, server_options
-from switchboard.cli.tables import Grid, Row, approvals_table
-from switchboard.cli.text import block, payload, plain
+from switchboard.cli.tables import Row, approvals_table
+from switchboard.cli.text import block, deeper, payload, plain
 
 CONFIRMS_WITHIN_S = 10.0
+MOST_NESTED = 100  # levels of an input
 
 
 @click.command("approvals")
@@ -29,16 +30,14 @@ def approvals(at: Session, run: str | None, everything: bool, watch: bool) -> No
     """List the questions that wait for a person."""
     server = at.server
 
-    def read() -> Any:
-        return server.get("/approvals", run=run, state=None if everything else "open")
-
-    def draw(found: Any) -> Grid:
-        return approvals_table(found["approvals"])
+    def read() -> list[Row]:
+        rows: list[Row] = server.get("/approvals", run=run, state=None if everything else "open")["approvals"]
+        return rows
 
     if watch:
-        live.watch(server, at.out, ("approval",), read, draw)
-    found = read()
-    at.out.show(found, lambda: draw(found) if found["approvals"] else "nothing waits for a decision")
+        live.watch(server, at.out, ("approval", "machine"), "approvals", read, approvals_table)
+    rows = read()
+    at.out.show({"approvals": rows}, lambda: approvals_table(rows) if rows else "nothing waits for a decision")
 
 
 @click.command("approval")
@@ -63,7 +62,7 @@ def approval(at: Session, id: str) -> None:
 @server_options
 def approve(at: Session, id: str, edited: str | None, note: str) -> None:
     """Let the agent do exactly what it asks for, or answer what it asks."""
-    _vote(at, id, "approve", note, _input(edited) if edited else None)
+    _vote(at, id, "approve", note, _input(at, edited) if edited else None)
 
 
 @click.command("deny")
@@ -76,11 +75,15 @@ def deny(at: Session, id: str, reason: str) -> None:
 
 
 def _read(at: Session, id: str) -> Row:
-    """Return the question as the token sees it, or as the person does where the token may not read it."""
+    """Return the question as the token sees it, or as the person does where the token may not read it or is over."""
     if at.has_token:
-        row: Row = at.token_server().get(f"/approvals/{part(id)}")
-        if row.get("readable", True):
-            return row
+        try:
+            row: Row = at.token_server().get(f"/approvals/{part(id)}")
+            if row["readable"]:
+                return row
+        except NotSignedIn:
+            if not at.is_named:
+                raise
     seen: Row = at.signed_in.get(f"/approvals/{part(id)}")
     return seen
 
@@ -117,32 +120,42 @@ def _in_force(at: Session, decided: Any) -> Any:
     until = time.monotonic() + CONFIRMS_WITHIN_S
     while decided["delivery"] in ("sent", "accepted") and time.monotonic() < until:
         time.sleep(0.2)
-        decided = at.server.get(f"/approvals/{part(str(decided['id']))}")
+        decided = at.signed_in.get(f"/approvals/{part(str(decided['id']))}")
     return decided
 
 
-def _input(name: str) -> Any:
+def _input(at: Session, name: str) -> Any:
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text()
-        value = json.loads(text)
+        text = at.stdin("the input") if name == "-" else Path(name).read_text()
+        value = json.loads(text, parse_constant=_no_number)
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # as it is sent
     except OSError as error:
         raise Failed(f"{name} cannot be read: {error.strerror}") from None
+    except UnicodeEncodeError:
+        raise Failed(f"{name} holds half of a character, as \\ud800 is: no agent could be told it") from None
     except ValueError as error:
         raise Failed(f"{name} is not JSON: {error}") from None
+    except RecursionError:
+        raise Failed(f"{name} is nested too deeply") from None
     if not isinstance(value, dict):
         raise Failed(f"{name} is to hold one JSON object, like the input that the agent asked with")
+    if deeper(value, MOST_NESTED):
+        raise Failed(f"{name} is nested too deeply: at most {MOST_NESTED} levels are taken")
     return value
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def _original(row: Row) -> Any:
-    """Return the agent's input as a value; a text that is no JSON is shown as it is."""
-    value = row.get("input", row.get("input_json"))
-    if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
+    """Return the agent's input as a value; what is no JSON, or nested without end, is shown as the text that it is."""
+    text = row["input_json"]
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return text if isinstance(value, list | dict) and deeper(value, MOST_NESTED) else value
 
 
 def card(row: Row) -> str:

@@ -16,10 +16,15 @@ from urllib.parse import quote, urlsplit
 import click
 import httpx
 
-from switchboard.cli.errors import Away, Failed
+from switchboard.cli import stdin
+from switchboard.cli.errors import Away, Failed, NotSignedIn
 from switchboard.cli.text import plain
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_KINDS: dict[int, type[Failed]] = {
+    httpx.codes.UNAUTHORIZED: NotSignedIn,
+    httpx.codes.SERVICE_UNAVAILABLE: Away,
+}
 PATIENCE_S = 60.0  # how long a stream that was cut is taken up again before the command gives up
 
 
@@ -55,8 +60,7 @@ def find(url: str | None, token: str | None, data: str | None) -> Place:
     if not url and not data:
         url = env.get("SWITCHBOARD_URL")
     if url:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_address(url):
             raise click.UsageError(f"{plain(url)} is not an address: say http://HOST:PORT or https://HOST")
         return Place(url.rstrip("/"), token or env.get("SWITCHBOARD_TOKEN") or "")
     folder = Path(data or env.get("SWITCHBOARD_DATA") or default_data())
@@ -74,10 +78,19 @@ def find(url: str | None, token: str | None, data: str | None) -> Place:
     return replace(place, token=token or place.token)
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        host = httpx.URL(url).host.encode("idna")  # as it is looked up
+        return parts.scheme in ("http", "https") and bool(host) and parts.port != 0
+    except (ValueError, httpx.InvalidURL):  # brackets, ports and names that are none
+        return False
+
+
 def ask_password(person: str, from_stdin: bool, *, again: bool = False) -> str:
     """Return the password, from the terminal or the first line of stdin; never from the command line."""
     if from_stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
+        password = stdin.line("the password")
         if not password:
             raise Failed("the password was to come on stdin, but there was none")
         return password
@@ -98,7 +111,7 @@ class Server:
             raise Failed(f"a password is not sent over plain http to {host}: use an https address")
         headers = {"Accept": "application/json"}
         if auth is None and place.token:
-            headers["Authorization"] = f"Bearer {place.token}"
+            headers["Authorization"] = f"Bearer {_sendable(place.token)}"
         self._http = httpx.Client(
             base_url=place.url + "/api/v1",
             auth=auth,
@@ -173,7 +186,7 @@ class Server:
         sentence = str(body.get("error") or "") if isinstance(body, dict) else ""
         if not sentence:
             raise Failed(f"{self.place.url} is not a switchboard: it answered {answer.status_code}")
-        raise (Away if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else Failed)(sentence)
+        raise _KINDS.get(answer.status_code, Failed)(sentence)
 
     def follow(self, path: str, after: str = "") -> Iterator[Message]:
         """Yield a live stream, taken up again after *after* whenever it is cut; ends with the server's own end."""
@@ -202,6 +215,13 @@ class Server:
                 raise Away(f"{self.place.url} has not answered for {PATIENCE_S:.0f} s ({_why(reason)})") from None
             time.sleep(random.uniform(0, delay))  # noqa: S311 - jitter, not a secret
             delay = min(delay * 2, 5)
+
+
+def _sendable(token: str) -> str:
+    """Return *token*. Raises NotSignedIn, which does not show it, for what no header can carry."""
+    if token.isascii() and token.isprintable() and " " not in token:
+        return token
+    raise NotSignedIn("the token holds a space, a line end or another character that no token has: copy it again")
 
 
 def _trusted() -> ssl.SSLContext | bool:

@@ -20,6 +20,10 @@ class Failed(click.ClickException):
         click.echo(f"switchboard: {plain(self.message)}", file=file or sys.stderr)
 
 
+class NotSignedIn(Failed):
+    """Nobody is known by what the server was shown, or was to be shown."""
+
+
 class Away(Failed):
     """Nobody answers, or not all of it could be reached."""
 

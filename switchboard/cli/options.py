@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from switchboard.cli import client
+from switchboard.cli import client, stdin
 from switchboard.cli.client import Server
 from switchboard.cli.errors import Failed
 from switchboard.cli.tables import Printer
@@ -21,6 +22,7 @@ class Session:
         self.place, self.out = place, out
         self._person, self._from_stdin = person, from_stdin
         self._signed_in: Server | None = None
+        self._password: str | None = None
 
     @property
     def person(self) -> str:
@@ -34,6 +36,11 @@ class Session:
         if self._person or self._from_stdin or not self.place.token:
             return self.signed_in
         return Server(self.place)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it is known who could sign in."""
+        return bool(self._person or self.place.person)
 
     @property
     def has_token(self) -> bool:
@@ -50,9 +57,19 @@ class Session:
     def signed_in(self) -> Server:
         """The server as a person sees it; asks for the password once. No token can vote, lift, or change people and machines."""
         if self._signed_in is None:
-            password = client.ask_password(self.person, self._from_stdin)
-            self._signed_in = Server(self.place).as_person(self.person, password)
+            self._signed_in = Server(replace(self.place, token="")).as_person(self.person, self._asked())
         return self._signed_in
+
+    def stdin(self, what: str, limit: int = -1) -> str:
+        """Return what comes on stdin, behind the password where that comes there too. Raises Failed."""
+        if self._from_stdin:
+            self._asked()
+        return stdin.rest(what, limit)
+
+    def _asked(self) -> str:
+        if self._password is None:
+            self._password = client.ask_password(self.person, self._from_stdin)
+        return self._password
 
 
 def server_options(command: Command) -> Command:
@@ -79,10 +96,33 @@ def server_options(command: Command) -> Command:
         as_json: bool,
         **options: Any,
     ) -> Any:
+        check_words()
         out = Printer(as_json)
         return command(Session(client.find(url, token, data), person, password_stdin, out), *args, **options)
 
     return wrapped
+
+
+FILES = frozenset({"data", "edited"})  # names of this machine's own files, which need not be UTF-8
+
+
+def check_words() -> None:
+    """Raises Failed for a word of the present command that is not valid UTF-8: no server could be told it."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        said = context.params.get(parameter.name or "")
+        for word in said if isinstance(said, tuple) else (said,):
+            if isinstance(word, str) and parameter.name not in FILES and not _is_utf8(word):
+                name = max(parameter.opts, key=len) if isinstance(parameter, click.Option) else parameter.name
+                raise Failed(f"{name} is not valid UTF-8")
+
+
+def _is_utf8(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def machine_id(server: Server, name: str) -> str:

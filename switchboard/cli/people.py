@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from switchboard.cli import stdin
 from switchboard.cli.client import Place, Server, ask_password, part
 from switchboard.cli.errors import Failed
 from switchboard.cli.options import Session, machine_id, server_options
@@ -85,10 +86,10 @@ def link(at: Session, id: str) -> None:
 @server_options
 def passwd(at: Session, by_link: bool) -> None:
     """Choose a password."""
-    from_stdin = not sys.stdin.isatty()
+    from_stdin = sys.stdin is None or not sys.stdin.isatty()
     if by_link:
         url = (
-            sys.stdin.readline().strip()
+            stdin.line("the link").strip()
             if from_stdin
             else str(click.prompt("One-time link", hide_input=True, err=True))
         )
@@ -167,13 +168,12 @@ def revoke(at: Session, id: str) -> None:
 @click.command("audit")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--before", type=click.IntRange(1), help="Only entries below this number.")
-@server_options
 @click.option(
     "--verify", is_flag=True, help="Instead, check the chain of all entries, and name the first that was tampered with."
 )
+@server_options
 def audit(at: Session, limit: int, before: int | None, verify: bool) -> None:
     """Print who did what, the newest last."""
-    found = at.signed_in.get("/audit", limit=limit, before=before)
     if verify:
         verdict = at.server.get("/audit/verdict")
         broken = verdict["broken_at"]
@@ -181,6 +181,7 @@ def audit(at: Session, limit: int, before: int | None, verify: bool) -> None:
         if broken is not None:
             raise Failed(f"the audit is broken at entry {broken}: it, or what stood there, was changed or taken out")
         return
+    found = at.signed_in.get("/audit", limit=limit, before=before)
     entries = found.get("entries")
     if entries is None:
         raise Failed(f"{at.place.url} speaks of its audit in a way that this version does not know")

@@ -1,10 +1,9 @@
 """Runs: start them, list them, read them, speak to them."""
 
 import os
-import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -41,18 +40,17 @@ def runs(at: Session, everything: bool, watch: bool, machine: str | None, **want
     query = {**wanted, "machine": machine_id(server, machine) if machine else None, "all": 1 if everything else None}
     if wanted.get("state") and RunState(str(wanted["state"])) in RESUMABLE | {RunState.REFUSED}:
         query["all"] = 1
-    if not watch:
-        rows = list(server.pages("/runs", "runs", **query))
-        at.out.show({"runs": rows}, lambda: runs_table(rows, at.out.width) if rows else "no runs")
-        return
 
-    def draw(page: Any) -> Grid:
-        return runs_table(page["runs"], at.out.width)
+    def read() -> list[Row]:
+        return list(server.pages("/runs", "runs", **query))
 
-    # As many as fit; a screen of ten thousand lines helps nobody.
-    live.watch(
-        server, at.out, ("run",), lambda: server.get("/runs", limit=max(50, at.out.console.height), **query), draw
-    )
+    def draw(rows: Sequence[Row]) -> Grid:
+        return runs_table(rows, at.out.width)
+
+    if watch:  # machines too: a run is away when its machine is
+        live.watch(server, at.out, ("run", "machine"), "runs", read, draw)
+    rows = read()
+    at.out.show({"runs": rows}, lambda: draw(rows) if rows else "no runs")
 
 
 @run.command("start")
@@ -86,12 +84,12 @@ def start(
             )
         repo = os.path.abspath(repo)
     body = {
-        "path": _utf8(repo, "--repo"),
-        "prompt": _prompt(prompt),
+        "path": repo,
+        "prompt": _prompt(at, prompt),
         "machine": where or "",
         "agent": wanted["agent"],
         "mode": wanted["mode"] or "",
-        "scope": [_utf8(glob, "--scope") for glob in wanted["scope"]],
+        "scope": wanted["scope"],
         "resume_after_crash": wanted["resume_after_crash"],
         "request_id": str(uuid.uuid4()),
     }
@@ -110,27 +108,14 @@ def start(
         )
 
 
-def _prompt(prompt: str) -> str:
-    if prompt == "-":
-        try:
-            prompt = sys.stdin.buffer.read(LONGEST_PROMPT + 4).decode()
-        except UnicodeDecodeError as error:
-            raise Failed(f"the prompt on stdin is not valid UTF-8 at byte {error.start}") from None
-    text = _utf8(prompt, "the prompt")
+def _prompt(at: Session, prompt: str) -> str:
+    text = at.stdin("the prompt", LONGEST_PROMPT + 4) if prompt == "-" else prompt
     if not text.strip():
         raise Failed("the prompt is empty: say what the agent is to do")
-    if (length := len(text.encode())) > LONGEST_PROMPT:
+    if len(text.encode()) > LONGEST_PROMPT:
         raise Failed(
-            f"the prompt is too long ({length} bytes; at most {LONGEST_PROMPT}): put it into a file and name the file"
+            f"the prompt is too long (at most {LONGEST_PROMPT} bytes are taken): put it into a file and name the file"
         )
-    return text
-
-
-def _utf8(text: str, what: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise Failed(f"{what} is not valid UTF-8") from None
     return text
 
 
@@ -233,7 +218,7 @@ def diff(at: Session, id: str) -> None:
 @server_options
 def send(at: Session, id: str, text: str) -> None:
     """Say TEXT to a run ("-" reads it from stdin)."""
-    _told(at, at.server.post(f"/runs/{part(id)}/messages", {"text": _prompt(text)}))
+    _told(at, at.server.post(f"/runs/{part(id)}/messages", {"text": _prompt(at, text)}))
 
 
 @run.command("interrupt")
@@ -251,7 +236,7 @@ def interrupt(at: Session, id: str, reason: str) -> None:
 @server_options
 def resume(at: Session, id: str, text: str) -> None:
     """Take an ended session up again, with TEXT as its next message."""
-    _told(at, at.server.post(f"/runs/{part(id)}/resume", {"text": _prompt(text) if text else ""}))
+    _told(at, at.server.post(f"/runs/{part(id)}/resume", {"text": _prompt(at, text) if text else ""}))
 
 
 @run.command("end")

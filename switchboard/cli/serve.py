@@ -13,6 +13,7 @@ import click
 from switchboard.cli.client import default_data
 from switchboard.cli.errors import Failed
 from switchboard.cli.line import Line
+from switchboard.cli.options import check_words
 from switchboard.cli.ports import AddressType
 from switchboard.cli.text import plain
 from switchboard.domain.errors import SwitchboardError
@@ -47,6 +48,7 @@ def serve(
     parent_fd: int | None,
 ) -> None:
     """Run a switchboard server until it is told to end."""
+    check_words()
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key belong together")
     if tls_cert and tls_key:
@@ -79,7 +81,7 @@ def serve(
             # On a terminal, and without a parent that does it, whoever starts the server is the one to sign in first.
             fd = parent_fd
             if fd is None and sys.stdout.isatty():
-                fd = await stack.enter_async_context(_greeting(settings.base_url))
+                fd = await stack.enter_async_context(_greeting())
             await app.serve(settings, fd)
 
     try:
@@ -102,15 +104,14 @@ def _no_password() -> str:
 
 
 @contextlib.asynccontextmanager
-async def _greeting(panel: str) -> AsyncIterator[int]:
+async def _greeting() -> AsyncIterator[int]:
     """Give the server's end of a line over which a sign-in link is asked for and printed."""
     ours, theirs = socket.socketpair()
     line = await Line.over(ours)
 
     async def greet() -> None:
         with contextlib.suppress(ConnectionError):  # the server did not come to serve, and says why itself
-            await line.ask("ready")
-            click.echo(f"switchboard serves {panel}")
+            click.echo(f"switchboard serves {plain((await line.ask('ready'))['http'])}")
             click.echo(f"  sign in  {plain((await line.ask('link'))['link'])}")
             click.echo("           (good once, for 15 minutes)")
 

@@ -35,6 +35,15 @@ def as_json(value: Any, *, indent: int | None = 2) -> str:
     return json.dumps(value, indent=indent, ensure_ascii=True)
 
 
+def deeper(value: Any, levels: int) -> bool:
+    """Tell whether lists and objects stand in *value*, which is one, more than *levels* deep, with it."""
+    layer: list[Any] = [value]
+    for _ in range(levels):
+        inner = [item for outer in layer for item in (outer.values() if isinstance(outer, dict) else outer)]
+        layer = [item for item in inner if isinstance(item, list | dict)]
+    return bool(layer)
+
+
 def age(seconds: object) -> str:
     """Return a length of time in one or two units: 42 s, 3 min, 2 h 5 min, 4 d 1 h."""
     if not isinstance(seconds, int | float) or isinstance(seconds, bool):

@@ -17,6 +17,7 @@ from switchboard.cli import parts, ports
 from switchboard.cli.client import default_data
 from switchboard.cli.errors import Failed
 from switchboard.cli.house import House
+from switchboard.cli.options import check_words
 from switchboard.cli.serve import check_certificate
 from switchboard.cli.text import plain
 from switchboard.settings import Address
@@ -59,6 +60,7 @@ def up(
     webhook: str | None,
 ) -> None:
     """Start a switchboard and this machine's daemon, and keep them running until Ctrl-C."""
+    check_words()
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key belong together")
     if tls_cert and tls_key:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from switchboard.cli.client import Message, Place, Server, _messages, default_data, find, part
-from switchboard.cli.errors import Away, Failed
+from switchboard.cli.errors import Away, Failed, NotSignedIn
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,13 @@ def test_a_damaged_up_json_is_one_clear_sentence(tmp_path: Path, text: str) -> N
         find(None, None, str(tmp_path))
 
 
-@pytest.mark.parametrize("url", ["x.example", "ftp://x", "http://", "file:///etc/passwd", "javascript:alert(1)"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("x.example", "ftp://x", "http://", "file:///etc/passwd", "javascript:alert(1)"),
+        *("http://h:abc", "http://h:99999", "http://[::1", f"http://{'a' * 64}", "http://h/\x00", "http://\udcff"),
+    ],
+)
 def test_what_is_no_address_is_a_usage_error(url: str) -> None:
     with pytest.raises(click.UsageError, match="is not an address"):
         find(url, None, None)
@@ -194,3 +200,10 @@ def test_the_folder_of_up_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.delenv("XDG_DATA_HOME")
     assert default_data() == Path.home() / ".local" / "share" / "switchboard"
+
+
+@pytest.mark.parametrize("token", ["sbt_x\n", "sbt_\u00e9", "sbt x", "sbt_\udcff", "sbt_\x1b[2J"])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(NotSignedIn, match="copy it again") as refused:
+        Server(Place("http://127.0.0.1:1", token))
+    assert "sbt" not in str(refused.value)

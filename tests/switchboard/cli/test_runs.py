@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
 
+import pytest
 from helpers.eventually import eventually
 from helpers.fleet import Attachment
 from helpers.served import Served
@@ -221,6 +223,7 @@ async def test_bad_input_is_one_sentence(served: Served, tmp_path: Path) -> None
     for words, input, code, sentence in (
         ((*start, ""), "", 1, "the prompt is empty"),
         ((*start, "-"), "x" * ((1 << 20) + 1), 1, "the prompt is too long"),
+        ((*start, "-"), "x" + "я" * (1 << 20), 1, "the prompt is too long"),
         (("run", "start", "--repo", "relative", "go"), "", 1, "relative is not absolute"),
         ((*start, "--machine", "nobody", "go"), "", 1, "no machine is called nobody"),
         (("run", "show", "../people"), "", 1, "'../people' is not an id"),
@@ -239,12 +242,30 @@ async def test_bad_input_is_one_sentence(served: Served, tmp_path: Path) -> None
         assert fit_for_a_terminal(done.stderr)
 
 
-async def test_a_prompt_that_is_no_utf8_is_one_sentence(served: Served) -> None:
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("run", "start", "--repo", b"/x\xff", "go"), "--repo"),
+        (("run", "start", "--repo", "/x", "--scope", "a", "--scope", b"\xff", "go"), "--scope"),
+        (("run", "start", "--repo", "/x", b"go\xff"), "prompt"),
+        (("run", "stop", "r-1", "--reason", b"\xff"), "--reason"),
+        (("run", "send", b"r-\xff", "go"), "id"),
+        (("runs", "--owner", b"\xff"), "--owner"),
+        (("runs", "--as", b"\xff"), "--as"),
+        (("runs", "--token", b"\xff"), "--token"),
+        (("approve", "a-1", "--note", b"\xff"), "--note"),
+        (("stop", "order", "--repo", b"\xff", "--reason", "x"), "--repo"),
+        (("people", "invite", "mal", "--name", b"\xff"), "--name"),
+        (("serve", "--person", b"\xff"), "--person"),
+        (("up", "--webhook", b"\xff"), "--webhook"),
+    ],
+)
+async def test_words_that_are_no_utf8_are_one_sentence(words: tuple[str | bytes, ...], name: str) -> None:
     done = await asyncio.create_subprocess_exec(
-        *("env", f"SWITCHBOARD_URL={served.url}", "SWITCHBOARD_TOKEN=x", "python", "-m", "switchboard"),
-        *("run", "start", "--repo", b"/x\xff", "go"),
+        *("env", "SWITCHBOARD_URL=http://127.0.0.1:1", "SWITCHBOARD_TOKEN=x", sys.executable, "-m", "switchboard"),
+        *words,
         stderr=asyncio.subprocess.PIPE,
-        env={"PATH": str(Path(__import__("sys").executable).parent) + ":/usr/bin:/bin"},
+        env={"PATH": "/usr/bin:/bin"},
     )
     _, said = await done.communicate()
     assert (done.returncode, said.decode()) == (1, f"switchboard: {name} is not valid UTF-8\n")

@@ -66,6 +66,7 @@ async def test_on_a_terminal_it_gives_the_first_person_a_link(data: Path) -> Non
     await server.says("good once, for 15 minutes")
     [link] = re.findall(r"http://\S+/sign-in#\S+", server.said)
     url = link.partition("/sign-in")[0]
+    assert f"switchboard serves {url}\n" in server.said
     chosen = cli("passwd", "--link", "--url", url, input=f"{link}\nan admin's long password\n")
     assert (chosen.returncode, chosen.stdout) == (0, "admin has a password now\n"), chosen.stderr
     server.type("\x03")
