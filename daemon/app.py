@@ -71,13 +71,15 @@ class Daemon:
         async with asyncio.TaskGroup() as tasks:
             lives = tasks.create_task(self.runs.live(self.ending), name="runs")
             await asyncio.sleep(0)  # runs can be taken from here on
-            recovery.take_up(self.runs, self.tools, again)
             others = [
                 tasks.create_task(self.control.run(), name="control"),
                 tasks.create_task(self.upload.run(), name="upload"),
                 tasks.create_task(keep_fresh(self.identity, self.tools.clock, self.control.again), name="certificate"),
                 tasks.create_task(self._seconds(), name="seconds"),
                 tasks.create_task(self._minutes(), name="minutes"),
+                tasks.create_task(
+                    recovery.take_up(self.tools, self.runs, again, self.control.attached), name="taking up again"
+                ),
                 tasks.create_task(recovery.finish_saving(self.tools), name="safety copies"),
                 tasks.create_task(recovery.see_to_survivors(self.tools, self.runs), name="survivors"),
             ]
@@ -87,18 +89,29 @@ class Daemon:
                 task.cancel()
 
     def end(self) -> None:
-        """End every run by the ladder; they can be resumed."""
+        """End every run by the ladder; they can be resumed. It calls off a restart, and nothing is taken up again by itself."""
+        self.restart = False
+        recovery.call_off(self.tools, STOPPED)
         self.runs.halt(STOPPED)
         self.ending.set()
 
-    async def drain(self, wait_s: float) -> None:
-        """Bring every run to rest at its idle moment, remember which, and come back as another process."""
-        recovery.remember(self.tools, self.runs, in_a_turn=False)  # first: a crash while draining resumes them too
+    async def drain(self, wait_s: float) -> bool:
+        """Bring every run to rest at its idle moment, remember which, and come back as another process.
+
+        Return False when the daemon ends instead: whoever said so meanwhile has the last word.
+        """
+        if self.ending.is_set():
+            return self.restart
+        recovery.remember(self.tools, self.runs)  # first: a crash while draining resumes them too
         self.restart = True
-        if not await self.runs.drain(RESTARTS, wait_s):
-            recovery.remember(self.tools, self.runs, in_a_turn=True)
+        rested = await self.runs.drain(RESTARTS, wait_s)
+        if not self.restart:
+            return False
+        if not rested:
+            recovery.remember(self.tools, self.runs, now=True)
             self.runs.halt(RESTARTS)
         self.ending.set()
+        return True
 
     def status(self) -> dict[str, object]:
         return {

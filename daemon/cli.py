@@ -95,7 +95,9 @@ def run(data: Path | None, fleet: str | None, enroll: str | None) -> None:
 def restart(data: Path | None, wait: float) -> None:
     """Bring every run to rest at its idle moment, start the daemon again, and take the runs up again."""
     with _clear():
-        door.call(_home(data), "restart", wait + 60, wait=wait)
+        answer = door.call(_home(data), "restart", wait + 60, wait=wait)
+        if "error" in answer:
+            raise Trouble(str(answer["error"]))
     click.echo("every run is at rest; the daemon starts again and takes them up")
 
 
@@ -142,8 +144,8 @@ async def _run(chosen: Settings) -> bool:
             return {"ok": True}
 
         async def answer_restart(asked: dict[str, Any]) -> dict[str, Any]:
-            await daemon.drain(float(asked.get("wait", WAIT_S)))
-            return {"ok": True}
+            comes_back = await daemon.drain(float(asked.get("wait", WAIT_S)))
+            return {"ok": True} if comes_back else {"error": "the daemon was stopped: it does not start again"}
 
         commands = {"status": answer_status, "stop": answer_stop, "restart": answer_restart}
         async with door.Door(chosen.home, commands):

@@ -1,16 +1,18 @@
 """What a daemon finds at its start: orders first, then the runs that were alive when the last one ended, and their remains."""
 
 import asyncio
+import contextlib
 import json
 from dataclasses import dataclass, replace
 
 import structlog
 
+from daemon.disk import DiskFull
 from daemon.domain.approval import ApprovalState
 from daemon.domain.facts import ApprovalRecord, InstructionRecord, InstructionState, RunRecord
 from daemon.domain.instruction import Resume
 from daemon.domain.orders import stop_sentence
-from daemon.domain.run import LIVE, RunEvent, RunState
+from daemon.domain.run import ENDED, LIVE, RunEvent, RunState
 from daemon.process import Emptied
 from daemon.runs import Runs
 from daemon.tools import Tools
@@ -21,7 +23,8 @@ DIED = "the daemon stopped while it ran"
 NOT_DONE = "the daemon stopped before this was done: ask again"
 RESUMED = "resumed after the daemon's restart"
 GO_ON = "You were interrupted because the daemon of this machine was restarted. Go on where you left off."
-DRAINED = "drained"  # the key under which a planned restart leaves the runs to be taken up again
+AGAIN = "again"  # the key of the runs that are to be taken up again, each with whether it was in a turn
+CONTACT_S = 15.0  # for the first welcome, so that orders given meanwhile are obeyed before anything is taken up
 SURVIVORS_S = 5.0
 
 
@@ -41,27 +44,41 @@ async def recover(tools: Tools) -> list[Again]:
     was_alive = [run for run in tools.journal.runs() if run.state in LIVE]
     remains = await tools.processes.sweep(run.id for run in was_alive)
     tools.questions.close_old()
-    drained: dict[str, bool] = json.loads(tools.journal.get(DRAINED) or "{}")
-    again: list[Again] = []
+    planned = _planned(tools)
+    crashed = [run for run in was_alive if run.resume_after_crash or run.id in planned]
+    if crashed:  # written down before they are ended: a crash from here on must not forget them
+        planned |= {run.id: run.state is not RunState.IDLE for run in crashed}
+        tools.journal.set(AGAIN, json.dumps(planned))
     for run in was_alive:
-        ended = _end(tools, run, remains[run.id])
-        planned = drained.pop(run.id, None) is not None
-        if ended.state is RunState.INTERRUPTED and (run.resume_after_crash or planned):
-            again.append(Again(run.id, "" if run.state is RunState.IDLE else GO_ON))
+        _end(tools, run, remains[run.id])
     for record in tools.journal.unfinished_instructions():
         _close(tools, record)
-    for run_id, in_a_turn in drained.items():
-        known = tools.journal.run(run_id)
-        if known is not None and known.state is RunState.INTERRUPTED:
-            again.append(Again(run_id, GO_ON if in_a_turn else ""))
-    return again
+    for order, run in tools.stops.owed():
+        if run.state is RunState.REFUSED:
+            tools.stops.refuse({order: run.reason}, run)
+        else:
+            tools.stops.receipts([order], run, await tools.processes.end(run.id, grace_s=0, from_rung="kill"))
+    for run in tools.journal.unacked_runs():
+        if run.state in ENDED:
+            tools.stops.ended(run)  # of an order that was given meanwhile the switchboard waits for its receipt
+    interrupted = {run.id for run in tools.journal.runs() if run.state is RunState.INTERRUPTED}
+    return [Again(run, GO_ON if in_a_turn else "") for run, in_a_turn in planned.items() if run in interrupted]
 
 
-def take_up(runs: Runs, tools: Tools, again: list[Again]) -> None:
-    """Resume *again*, each held against the orders on the disk first."""
-    for each in again:
-        runs.resume("", Resume(each.run, each.text), RESUMED)
-    tools.journal.set(DRAINED, "{}")
+async def take_up(tools: Tools, runs: Runs, again: list[Again], obeyed: asyncio.Event) -> None:
+    """Resume *again* when the switchboard's orders are *obeyed*, or after CONTACT_S without it under those on the disk.
+
+    Until all are begun or refused they stay written down, for the next daemon.
+    """
+    if again:
+        with contextlib.suppress(TimeoutError):  # a machine on its own goes on with what it knows
+            async with asyncio.timeout(CONTACT_S):
+                await obeyed.wait()
+    if again and not runs.closed:
+        await asyncio.wait([runs.resume("", Resume(each.run, each.text), RESUMED) for each in again])
+    if _planned(tools) and not runs.closed:
+        with contextlib.suppress(DiskFull):  # at worst the next daemon finds them begun
+            tools.journal.set(AGAIN, "{}")
 
 
 async def see_to_survivors(tools: Tools, runs: Runs) -> None:
@@ -77,17 +94,34 @@ async def see_to_survivors(tools: Tools, runs: Runs) -> None:
         await asyncio.sleep(SURVIVORS_S)
 
 
-def remember(tools: Tools, runs: Runs, *, in_a_turn: bool) -> None:
-    """Write down what is alive, to be taken up again by the next daemon."""
-    known: dict[str, bool] = json.loads(tools.journal.get(DRAINED) or "{}")
-    alive = {attempt.record.id: in_a_turn for attempt in runs.alive()}
-    tools.journal.set(DRAINED, json.dumps(known | alive))
+def remember(tools: Tools, runs: Runs, *, now: bool = False) -> None:
+    """Write down what is alive, to be taken up again by the next daemon: as at rest, or as it is *now*."""
+    alive = {a.record.id: now and a.record.state is not RunState.IDLE for a in runs.alive()}
+    tools.journal.set(AGAIN, json.dumps(_planned(tools) | alive))
+
+
+def call_off(tools: Tools, why: str) -> None:
+    """Have nothing taken up again; runs that were to go on say *why* they do not."""
+    planned = _planned(tools)
+    if not planned:
+        return
+    with contextlib.suppress(DiskFull):  # the daemon ends all the same
+        tools.journal.set(AGAIN, "{}")
+    for run in tools.journal.runs():
+        if run.id in planned and run.state is RunState.INTERRUPTED:
+            tools.reports.put_run(replace(run, reason=why))
 
 
 async def finish_saving(tools: Tools) -> None:
     """Save the work of stopped runs that the last daemon did not come to save."""
-    for order, run in tools.stops.unsaved():
-        await tools.stops.save((order,), run)
+    for orders, run in tools.stops.unsaved():
+        await tools.stops.save(orders, run)
+
+
+def _planned(tools: Tools) -> dict[str, bool]:
+    """Return the runs to be taken up again, each with whether it was in a turn."""
+    planned: dict[str, bool] = json.loads(tools.journal.get(AGAIN) or "{}")
+    return planned
 
 
 def _end(tools: Tools, run: RunRecord, emptied: Emptied) -> RunRecord:
@@ -103,9 +137,9 @@ def _end(tools: Tools, run: RunRecord, emptied: Emptied) -> RunRecord:
         ended = replace(stopping.take(RunEvent.TREE_EMPTY), reason=why, waits_for="")
     else:
         ended = replace(run.take(RunEvent.DAEMON_LOST), reason=DIED, waits_for="")
-    ended = tools.journal.put_run(ended)
-    tools.stops.receipts([order.id for order in orders], ended, emptied)
-    return ended
+    # The receipts first, as at every end; what the last daemon proved before it died is the better proof.
+    tools.stops.receipts([order.id for order in orders if not tools.stops.proven(order.id, run)], ended, emptied)
+    return tools.journal.put_run(ended)
 
 
 def _close(tools: Tools, record: InstructionRecord) -> None:

@@ -56,6 +56,11 @@ class Runs:
             for save in list(self._saves):
                 save.cancel()  # the next start of the daemon does it
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing starts any more, because the daemon ends."""
+        return bool(self._closed)
+
     async def calm(self) -> None:
         """Wait until nothing is alive and nothing is starting."""
         await self._calm.wait()
@@ -83,11 +88,11 @@ class Runs:
         self._enter(self._fresh(start))
         self.spawn(self._start(id, start), f"start of run {start.run}")
 
-    def resume(self, id: str, resume: Resume, why: str = "") -> None:
-        """Take up an ended session again; *id* is empty when the daemon does it by itself."""
+    def resume(self, id: str, resume: Resume, why: str = "") -> asyncio.Task[None]:
+        """Take up an ended session again; *id* is empty when the daemon does it by itself. Done when it is begun or refused."""
         known = self._tools.journal.run(resume.run)
         self._enter(replace(known, attempt=known.attempt + 1) if known else RunRecord(resume.run))
-        self.spawn(self._resume(id, resume, why), f"resume of run {resume.run}")
+        return self.spawn(self._resume(id, resume, why), f"resume of run {resume.run}")
 
     async def _start(self, id: str, start: Start) -> None:
         record = self._fresh(start)

@@ -180,6 +180,8 @@ class Supervised:
         return self._rest(at)
 
     def _halt(self, event: HaltOrdered, at: int) -> list[Instruction]:
+        if self._drain and self._end == (RunEvent.DAEMON_LOST, self._drain):
+            self._end = None  # it was coming to rest already: the later word is the true one
         return self._finish(RunEvent.DAEMON_LOST, event.reason, "interrupt")
 
     def _session_closed(self, event: SessionClosed, at: int) -> list[Instruction]:

@@ -1,4 +1,4 @@
-"""The daemon's own life: ended, killed at any line, restarted in plan, and with a disk that takes nothing."""
+"""The daemon's own life: ended, killed at any line, and with a disk that takes nothing."""
 
 import asyncio
 import contextlib
@@ -44,41 +44,6 @@ async def test_an_ended_daemon_leaves_nothing_alive_and_its_run_can_be_resumed(m
     assert (await machine.outcome(resumed)).state == fleet_pb2.REPORT_STATE_APPLIED
     assert (await machine.state(waiting, "idle")).attempt == 2
     assert not (machine.repo / "never.txt").exists()
-
-
-async def test_a_planned_restart_keeps_its_pid_waits_for_idle_moments_and_takes_runs_up_again(machine: Mill) -> None:
-    run = await machine.start([bash("echo slow > slow.txt")], [{"text": "turn over\n"}])
-    asked = await machine.asked(run)
-    session = machine.switch.run(run).session_id
-    pid = machine.daemon.pid
-    before = await machine.daemon.ask("status")
-    assert before["attached"]
-    assert [(each["id"], each["state"]) for each in before["runs"]] == [(run, "waiting")]  # type: ignore[index,attr-defined]
-
-    restarting = machine.daemon.ask("restart", wait=60)
-    answered = await eventually_decided(machine, asked, restarting)
-
-    assert answered == {"ok": True}
-    await eventually(lambda: machine.switch.run(run).attempt == 2, 60)
-    again = await machine.state(run, "idle")
-    assert again.session_id == session
-    assert "interrupted" in machine.switch.states(run)
-    assert (machine.repo / "slow.txt").read_text() == "slow\n"
-    assert (await machine.daemon.ask("status"))["pid"] == pid
-    assert machine.daemon.process is not None
-    assert machine.daemon.process.returncode is None
-    seqs = [event.seq for event in machine.switch.events[run]]
-    assert seqs == list(range(1, len(seqs) + 1))
-
-
-async def eventually_decided(machine: Mill, asked: approval_pb2.Approval, restarting: object) -> object:
-    """Approve while the daemon waits for the idle moment."""
-    waiting = asyncio.ensure_future(restarting)  # type: ignore[arg-type]
-    refused = await machine.state(await machine.start([{"text": "never"}]), "refused")
-    assert "the daemon restarts" in refused.reason
-    assert not waiting.done()
-    await machine.decide(asked)
-    return await waiting
 
 
 POINTS = ["journal.instruction.written", "process.launched", "runner.started", "runner.asked"]

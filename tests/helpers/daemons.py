@@ -51,6 +51,19 @@ class DaemonProcess:
         async with asyncio.timeout(within):
             return await self.process.wait()
 
+    async def command(self, *argv: str) -> tuple[int, str]:
+        """Run `switchboard-daemon` on its folder; return the exit code and everything that was said."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "daemon", *argv, "--data", str(self.home)),
+            env=self._env,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, said.decode()
+
     async def ask(self, command: str, **said: object) -> dict[str, object]:
         return await asyncio.to_thread(door.call, self.home, command, 60, **said)
 
