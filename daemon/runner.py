@@ -125,8 +125,9 @@ class Runner:
         if fresh:
             log.warning("the switchboard's store is another one: everything is announced again")
             journal = self._tools.journal
-            ended = [run for run in journal.runs() if self._runs.of(run.id) is None]
-            for fact in (*ended, *journal.receipts()):  # what is alive or open was in the hello
+            # What is alive or open was in the hello.
+            again: list[Fact] = [run for run in journal.runs() if self._runs.of(run.id) is None]
+            for fact in (*again, *journal.receipts()):
                 self._tools.reports.say(fact)
 
     def _forget_acks(self) -> None:

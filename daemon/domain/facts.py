@@ -117,6 +117,7 @@ class OrderRecord:
     lifted_by: str = ""
     lift_reason: str = ""
 
+    lift_seal: str = ""  # of the switchboard, which believes a lift that it has forgotten only with it
 
 @dataclass(frozen=True, slots=True)
 class Saved:

@@ -57,6 +57,7 @@ def _order_of(message: stop_pb2.StopOrder) -> OrderRecord:
         lifted=message.lifted,
         lifted_by=message.lifted_by,
         lift_reason=message.lift_reason,
+        lift_seal=message.lift_seal,
     )
 
 

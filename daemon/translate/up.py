@@ -262,6 +262,7 @@ def _order(record: OrderRecord) -> stop_pb2.StopOrder:
         lifted_by=record.lifted_by,
         lift_reason=record.lift_reason,
     )
+        lift_seal=record.lift_seal,
 
 
 def heartbeat(pulses: Mapping[str, int], store_epoch: str, generation: int) -> fleet_pb2.AttachRequest:

@@ -50,6 +50,8 @@ class Run:
     containment: str = ""
     scope: tuple[str, ...] = ()
     resume_after_crash: bool = False
+    purged: bool = False  # what it said and did is forgotten, and nothing of it is taken in again
+    output_next: int = 0  # of an ended run: the seq after its last output; 0 where its machine does not say
 
     @property
     def active(self) -> bool:
@@ -59,4 +61,19 @@ class Run:
         """Return the newer of what is known and what its machine says; another machine's word changes nothing."""
         if by.machine != self.machine or by.id != self.id or by.revision <= self.revision:
             return self
-        return replace(by, started_at=min(self.started_at, by.started_at))
+        newer = replace(by, started_at=min(self.started_at, by.started_at))
+        return newer.forgotten() if self.purged else newer
+
+    def forgotten(self) -> "Run":
+        """Return what stays of a run that is purged: that it was, where, and whose."""
+        return replace(
+            self,
+            purged=True,
+            reason="purged",
+            prompt="",
+            session_id="",
+            waits_for="",
+            not_gated=(),
+            scope=(),
+            output_next=0,
+        )

@@ -62,6 +62,7 @@ class Order:
     lifted_by: str = ""
     lifted_at: datetime | None = None
     lift_reason: str = ""
+    lift_seal: str = ""  # proves to a server that lost it that the lift is its own
     # Runs that this server saw match when it was issued, with their machines: what the N of M is counted against.
     expected: dict[str, str] = field(default_factory=dict)
 

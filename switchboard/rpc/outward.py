@@ -31,6 +31,7 @@ def _order_to(order: Order) -> stop_pb2.StopOrder:
         lifted=order.lifted,
         lifted_by=order.lifted_by,
         lift_reason=order.lift_reason,
+        lift_seal=order.lift_seal,
     )
 
 

@@ -266,6 +266,7 @@ def order_of(order: stop_pb2.StopOrder) -> Order:
         lifted_by=order.lifted_by[:LABEL],
         lift_reason=order.lift_reason[:SENTENCE],
     )
+        lift_seal=order.lift_seal[:LABEL],
 
 
 def decode_events(batch: bytes) -> list[Event]:

@@ -1,7 +1,7 @@
 """Every order that is known here, as one set, and what puts it back when the store has lost a part or all of it.
 
-What a daemon brings back is a stranger's word: an order counts only with this switchboard's seal in its id, and a lift that
-a machine claims never ends an order that stands here.
+What a daemon brings back is a stranger's word: an order counts only with this switchboard's seal in its id, a lift only with the
+seal that was given with it, and an order whose lift cannot be proven stands.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
+from datetime import datetime
 
 import structlog
 
@@ -101,17 +102,11 @@ class OrderBook:
         """Put back what the store lost, from this replica's disk or from what *machine* holds."""
         for order in orders:
             known = self._orders.peek(order.id)
-            if known is not None and (known.lifted or not order.lifted or machine):
+            if known is not None and (known.lifted or not order.lifted):
                 continue
-            if machine and not self._sealed(order):
-                log.error(
-                    "a machine brought an order that this switchboard never gave", machine=machine, order=order.id
-                )
-                await self._audit.append(
-                    by=machine, via="daemon", action="order.forged", subject=order.id[:100], reason=order.reason[:1000]
-                )
-                continue
-            await self._put_back(order, trusted=not machine)
+            proven = order if not machine else await self._proven(order, machine, standing=known is not None)
+            if proven is not None:
+                await self._put_back(proven)
 
     async def reassert_journal(self) -> None:
         """Put back what the store lost since the last look."""
@@ -121,6 +116,28 @@ class OrderBook:
         """Return an id with this switchboard's seal over what the order says, so that nobody else can make one up."""
         start = self._seal(f"request {by} {request_id}") if request_id else secrets.token_hex(6)
         return f"o-{start}-{self._seal(_said(start, selector, reason, by, hold))}"
+
+    def lifted(self, order: Order, by: str, at: datetime, reason: str, generation: int) -> Order:
+        """Return the tombstone, sealed. Raises IllegalTransition when it was lifted before."""
+        tombstone = order.lift(by, at, reason, generation)
+        return replace(tombstone, lift_seal=self._seal(_lift(tombstone)))
+
+    async def _proven(self, order: Order, machine: str, *, standing: bool) -> Order | None:
+        """Return what of a machine's copy of an order can be believed, None for nothing that is news; *standing*: it is known here."""
+        if not self._sealed(order):
+            log.error("a machine brought an order that this switchboard never gave", machine=machine, order=order.id)
+            await self._note(machine, "order.forged", order, order.reason)
+            return None
+        if not order.lifted or secrets.compare_digest(order.lift_seal.encode(), self._seal(_lift(order)).encode()):
+            return order
+        if standing:
+            return None
+        log.error("a machine brought a lift that this switchboard never gave", machine=machine, order=order.id)
+        await self._note(machine, "order.lift-forged", order, f"it says that {order.lifted_by} lifted it; it stands")
+        return replace(order, lifted=False, lifted_by="", lift_reason="", lift_seal="")
+
+    async def _note(self, machine: str, action: str, order: Order, reason: str) -> None:
+        await self._audit.append(by=machine, via="daemon", action=action, subject=order.id[:100], reason=reason[:1000])
 
     async def _look(self) -> bool:
         epoch = await self._epochs.epoch()
@@ -140,17 +157,17 @@ class OrderBook:
             self.epoch, self._counted, self._set = epoch, max(counted, self._counted), None
         return changed
 
-    async def _put_back(self, order: Order, *, trusted: bool) -> None:
+    async def _put_back(self, order: Order) -> None:
         generation = await self._epochs.next_generation(at_least=order.generation)
         expected = {} if order.lifted else {run.id: run.machine for run in self.matching(order.selector)}
 
         def decide(found: Order | None) -> Order | None:
             if found is None:
                 return replace(order, generation=generation, expected={**expected, **order.expected})
-            if not trusted and order.lifted and not found.lifted:
-                return None
             union = found.union(order)
-            return None if union.lifted == found.lifted else replace(union, generation=generation)
+            if union.lifted == found.lifted:
+                return None
+            return replace(union, generation=generation, expected={**order.expected, **found.expected})
 
         stands = await self._orders.change(order.id, decide)
         if stands is not None and stands.generation == generation:
@@ -172,6 +189,10 @@ class OrderBook:
 def plain(selector: Selector) -> dict[str, object]:
     """Return what a selector names, without what it leaves empty."""
     return {name: value for name, value in asdict(selector).items() if value}
+
+
+def _lift(order: Order) -> str:
+    return json.dumps(["lift", order.id, order.lifted_by, order.lift_reason])
 
 
 def _said(start: str, selector: Selector, reason: str, by: str, hold: bool) -> str:

@@ -47,6 +47,8 @@ class Output:
             if low > nexts[run]:
                 nexts[run] = await self._store.skip(run, low)
         return nexts
+        if known.purged:
+            return Appended(next=first + count, taken=False)  # its machine does not know yet that it is to be forgotten
 
     async def read(self, run: str, first: int, limit: int) -> tuple[list[Event], int, int]:
         """Return events from *first* on, the seq that comes next, and the lowest that is held here."""

@@ -38,6 +38,7 @@ class RunRecords:
         self._audit = audit
         self._clock = clock
         instructions.on_settled(self._start_settled)
+        instructions.on_settled(self._purge_settled)
 
     async def announced(self, machine: str, said: Run) -> Run:
         """Take a machine's word on its run. Raises Forbidden for another machine's run."""
@@ -79,7 +80,9 @@ class RunRecords:
     async def forget_ended(self, retention: timedelta) -> None:
         """Forget runs that ended so long ago."""
         limit = self._clock.now() - retention
-        ended = [run.id for run in self._projection.runs() if not run.active and run.changed_at <= limit]
+        # Of a purged one the record is what keeps its content out, until its machine has forgotten it, too.
+        old = [run for run in self._projection.runs() if not run.active and run.changed_at <= limit]
+        ended = [run.id for run in old if not (run.purged and self._purge_pending(run))]
         await self.forget(*ended)
         for run in ended:
             await self._runs.delete(run)
@@ -101,6 +104,14 @@ class RunRecords:
         """A start that failed or lapsed closes a run of which its machine has not said a word."""
         if instruction.kind is Kind.START and instruction.state is not State.APPLIED:
             await self._refuse(instruction.run, instruction.outcome or "its machine would not start it")
+
+    async def _purge_settled(self, instruction: Instruction) -> None:
+        """Forget once more what hangs on a purged run: its machine may have told of it before it forgot."""
+        if instruction.kind is Kind.PURGE and instruction.state is State.APPLIED:
+            await self.forget(instruction.run)
+
+    def _purge_pending(self, run: Run) -> bool:
+        return any(i.kind is Kind.PURGE and i.run == run.id for i in self._instructions.pending(run.machine))
 
     async def _refuse(self, id: str, reason: str) -> None:
         await self._close(id, RunState.REFUSED, reason, lambda found: found.state is RunState.ORDERED)

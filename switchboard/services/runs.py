@@ -3,7 +3,6 @@
 import hashlib
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -163,6 +162,8 @@ class Runs:
         run = self._reached(caller, id, "resume a run")
         if run.state not in RESUMABLE:
             raise Conflict(f"run {id} is {run.state}, so there is nothing to resume", state=run.state)
+        if run.purged:
+            raise Conflict(f"run {id} was purged, so there is nothing to resume: start another")
         self._need_no_hold(run)
         return await self._order(caller, Kind.RESUME, run, {"run_id": id, "text": text}, "run.resumed", "", request_id)
 
@@ -182,12 +183,7 @@ class Runs:
         if run.active and run.state is not RunState.ORDERED:
             raise Conflict(f"run {id} is {run.state}: stop it first", state=run.state)
 
-        def purged(found: Run | None) -> Run | None:
-            if found is None:
-                return None
-            return replace(found, prompt="", reason="purged", session_id="", waits_for="", not_gated=(), scope=())
-
-        stands = await self._runs.change(id, purged)
+        stands = await self._runs.change(id, lambda found: found.forgotten() if found else None)
         await self._records.forget(id)
         await self._instructions.order(
             Kind.PURGE,

@@ -144,7 +144,7 @@ class Stops:
         def lifted(found: Order | None) -> Order:
             if found is None:
                 raise _no_order(id)
-            return found.lift(caller.person, now, reason, generation)
+            return self._book.lifted(found, caller.person, now, reason, generation)
 
         return await self._rewrite(caller, "order.lifted", id, reason, lifted)
 
@@ -204,7 +204,7 @@ class Stops:
             def lifted(found: Order | None, generation: int = generation) -> Order | None:
                 if found is None or found.lifted:
                     return None
-                return found.lift("switchboard", now, "every run that it meant has ended", generation)
+                return self._book.lifted(found, "switchboard", now, "every run that it meant has ended", generation)
 
             if (stands := await self._orders.change(order.id, lifted)) is not None:
                 self._journal.write(stands)

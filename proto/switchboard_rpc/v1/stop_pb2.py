@@ -24,29 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dswitchboard_rpc/v1/stop.proto\x12\x12switchboard_rpc.v1\"\x91\x01\n\x08Selector\x12\x0b\n\x03\x61ll\x18\x01 \x01(\x08\x12\r\n\x05repos\x18\x02 \x03(\t\x12\x10\n\x08machines\x18\x03 \x03(\t\x12\x0e\n\x06owners\x18\x04 \x03(\t\x12\x0c\n\x04runs\x18\x05 \x03(\t\x12\x0e\n\x06\x61gents\x18\x06 \x03(\t\x12\x14\n\x0c\x65xcept_repos\x18\x07 \x03(\t\x12\x13\n\x0b\x65xcept_runs\x18\x08 \x03(\t\"\xd3\x01\n\tStopOrder\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12.\n\x08selector\x18\x03 \x01(\x0b\x32\x1c.switchboard_rpc.v1.Selector\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\n\n\x02\x62y\x18\x05 \x01(\t\x12\x14\n\x0cissued_at_ms\x18\x06 \x01(\x03\x12\x0c\n\x04hold\x18\x07 \x01(\x08\x12\x0e\n\x06lifted\x18\x08 \x01(\x08\x12\x11\n\tlifted_by\x18\t \x01(\t\x12\x13\n\x0blift_reason\x18\n \x01(\t\"b\n\x08OrderSet\x12\x13\n\x0bstore_epoch\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12-\n\x06orders\x18\x03 \x03(\x0b\x32\x1d.switchboard_rpc.v1.StopOrder\"f\n\nOrdersSeen\x12\x13\n\x0bstore_epoch\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12/\n\x07matches\x18\x03 \x03(\x0b\x32\x1e.switchboard_rpc.v1.OrderMatch\"/\n\nOrderMatch\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07run_ids\x18\x02 \x03(\t\"\x82\x02\n\x07Receipt\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12,\n\x07outcome\x18\x04 \x01(\x0e\x32\x1b.switchboard_rpc.v1.Outcome\x12(\n\x05proof\x18\x05 \x01(\x0e\x32\x19.switchboard_rpc.v1.Proof\x12\x0c\n\x04rung\x18\x06 \x01(\t\x12\x0f\n\x07took_ms\x18\x07 \x01(\r\x12\x11\n\tprocesses\x18\x08 \x01(\r\x12\x0e\n\x06reason\x18\t \x01(\t\x12*\n\x06safety\x18\n \x01(\x0b\x32\x1a.switchboard_rpc.v1.Safety\"b\n\x06Safety\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\r\n\x05\x66iles\x18\x03 \x01(\r\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x11\n\tnot_saved\x18\x05 \x03(\t\x12\r\n\x05\x65rror\x18\x06 \x01(\t*\\\n\x05Proof\x12\x15\n\x11PROOF_UNSPECIFIED\x10\x00\x12\x13\n\x0fPROOF_CONTAINED\x10\x01\x12\x10\n\x0cPROOF_TRACED\x10\x02\x12\x15\n\x11PROOF_BEST_EFFORT\x10\x03*^\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_ENDED\x10\x01\x12\x12\n\x0eOUTCOME_FAILED\x10\x02\x12\x13\n\x0fOUTCOME_REFUSED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dswitchboard_rpc/v1/stop.proto\x12\x12switchboard_rpc.v1\"\x91\x01\n\x08Selector\x12\x0b\n\x03\x61ll\x18\x01 \x01(\x08\x12\r\n\x05repos\x18\x02 \x03(\t\x12\x10\n\x08machines\x18\x03 \x03(\t\x12\x0e\n\x06owners\x18\x04 \x03(\t\x12\x0c\n\x04runs\x18\x05 \x03(\t\x12\x0e\n\x06\x61gents\x18\x06 \x03(\t\x12\x14\n\x0c\x65xcept_repos\x18\x07 \x03(\t\x12\x13\n\x0b\x65xcept_runs\x18\x08 \x03(\t\"\xe6\x01\n\tStopOrder\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12.\n\x08selector\x18\x03 \x01(\x0b\x32\x1c.switchboard_rpc.v1.Selector\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\n\n\x02\x62y\x18\x05 \x01(\t\x12\x14\n\x0cissued_at_ms\x18\x06 \x01(\x03\x12\x0c\n\x04hold\x18\x07 \x01(\x08\x12\x0e\n\x06lifted\x18\x08 \x01(\x08\x12\x11\n\tlifted_by\x18\t \x01(\t\x12\x13\n\x0blift_reason\x18\n \x01(\t\x12\x11\n\tlift_seal\x18\x0b \x01(\t\"b\n\x08OrderSet\x12\x13\n\x0bstore_epoch\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12-\n\x06orders\x18\x03 \x03(\x0b\x32\x1d.switchboard_rpc.v1.StopOrder\"f\n\nOrdersSeen\x12\x13\n\x0bstore_epoch\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12/\n\x07matches\x18\x03 \x03(\x0b\x32\x1e.switchboard_rpc.v1.OrderMatch\"/\n\nOrderMatch\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07run_ids\x18\x02 \x03(\t\"\x82\x02\n\x07Receipt\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12,\n\x07outcome\x18\x04 \x01(\x0e\x32\x1b.switchboard_rpc.v1.Outcome\x12(\n\x05proof\x18\x05 \x01(\x0e\x32\x19.switchboard_rpc.v1.Proof\x12\x0c\n\x04rung\x18\x06 \x01(\t\x12\x0f\n\x07took_ms\x18\x07 \x01(\r\x12\x11\n\tprocesses\x18\x08 \x01(\r\x12\x0e\n\x06reason\x18\t \x01(\t\x12*\n\x06safety\x18\n \x01(\x0b\x32\x1a.switchboard_rpc.v1.Safety\"b\n\x06Safety\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\r\n\x05\x66iles\x18\x03 \x01(\r\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x11\n\tnot_saved\x18\x05 \x03(\t\x12\r\n\x05\x65rror\x18\x06 \x01(\t*\\\n\x05Proof\x12\x15\n\x11PROOF_UNSPECIFIED\x10\x00\x12\x13\n\x0fPROOF_CONTAINED\x10\x01\x12\x10\n\x0cPROOF_TRACED\x10\x02\x12\x15\n\x11PROOF_BEST_EFFORT\x10\x03*^\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_ENDED\x10\x01\x12\x12\n\x0eOUTCOME_FAILED\x10\x02\x12\x13\n\x0fOUTCOME_REFUSED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'switchboard_rpc.v1.stop_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROOF']._serialized_start=1029
-  _globals['_PROOF']._serialized_end=1121
-  _globals['_OUTCOME']._serialized_start=1123
-  _globals['_OUTCOME']._serialized_end=1217
+  _globals['_PROOF']._serialized_start=1048
+  _globals['_PROOF']._serialized_end=1140
+  _globals['_OUTCOME']._serialized_start=1142
+  _globals['_OUTCOME']._serialized_end=1236
   _globals['_SELECTOR']._serialized_start=54
   _globals['_SELECTOR']._serialized_end=199
   _globals['_STOPORDER']._serialized_start=202
-  _globals['_STOPORDER']._serialized_end=413
-  _globals['_ORDERSET']._serialized_start=415
-  _globals['_ORDERSET']._serialized_end=513
-  _globals['_ORDERSSEEN']._serialized_start=515
-  _globals['_ORDERSSEEN']._serialized_end=617
-  _globals['_ORDERMATCH']._serialized_start=619
-  _globals['_ORDERMATCH']._serialized_end=666
-  _globals['_RECEIPT']._serialized_start=669
-  _globals['_RECEIPT']._serialized_end=927
-  _globals['_SAFETY']._serialized_start=929
-  _globals['_SAFETY']._serialized_end=1027
+  _globals['_STOPORDER']._serialized_end=432
+  _globals['_ORDERSET']._serialized_start=434
+  _globals['_ORDERSET']._serialized_end=532
+  _globals['_ORDERSSEEN']._serialized_start=534
+  _globals['_ORDERSSEEN']._serialized_end=636
+  _globals['_ORDERMATCH']._serialized_start=638
+  _globals['_ORDERMATCH']._serialized_end=685
+  _globals['_RECEIPT']._serialized_start=688
+  _globals['_RECEIPT']._serialized_end=946
+  _globals['_SAFETY']._serialized_start=948
+  _globals['_SAFETY']._serialized_end=1046
 # @@protoc_insertion_point(module_scope)

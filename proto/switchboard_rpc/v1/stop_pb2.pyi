@@ -132,6 +132,7 @@ class StopOrder(_message.Message):
     LIFTED_FIELD_NUMBER: _builtins.int
     LIFTED_BY_FIELD_NUMBER: _builtins.int
     LIFT_REASON_FIELD_NUMBER: _builtins.int
+    LIFT_SEAL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     generation: _builtins.int
     """Of the store at issue; grows with every order and lift."""
@@ -144,6 +145,8 @@ class StopOrder(_message.Message):
     """A lift is a tombstone that stays."""
     lifted_by: _builtins.str
     lift_reason: _builtins.str
+    lift_seal: _builtins.str
+    """The switchboard's own mark on the lift, so that no machine can make one up for a server that lost it."""
     @_builtins.property
     def selector(self) -> Global___Selector: ...
     def __init__(
@@ -159,10 +162,11 @@ class StopOrder(_message.Message):
         lifted: _builtins.bool = ...,
         lifted_by: _builtins.str = ...,
         lift_reason: _builtins.str = ...,
+        lift_seal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "generation", b"generation", "hold", b"hold", "id", b"id", "issued_at_ms", b"issued_at_ms", "lift_reason", b"lift_reason", "lifted", b"lifted", "lifted_by", b"lifted_by", "reason", b"reason", "selector", b"selector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "generation", b"generation", "hold", b"hold", "id", b"id", "issued_at_ms", b"issued_at_ms", "lift_reason", b"lift_reason", "lift_seal", b"lift_seal", "lifted", b"lifted", "lifted_by", b"lifted_by", "reason", b"reason", "selector", b"selector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

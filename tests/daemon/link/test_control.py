@@ -105,6 +105,19 @@ async def test_orders_and_instructions_come_down(wire: Wire) -> None:
     assert [i.body for i in wire.hands.instructions] == [Message("r1", "hello"), Unreadable()]
 
 
+async def test_a_lift_goes_back_up_as_it_came_down(wire: Wire) -> None:
+    await attached(wire)
+    order = await wire.switch.order(all=True)
+    wire.switch.orders.orders[0].lift_reason = "over"
+    wire.switch.orders.orders[0].lift_seal = "of the switchboard"
+    await wire.switch.lift(order)
+    await eventually(lambda: wire.hands.on_disk.orders and wire.hands.on_disk.orders[0].lifted)
+    wire.control.again()
+
+    await attached(wire, 2)
+    assert list(wire.switch.streams[-1].hello.orders_held.orders) == list(wire.switch.orders.orders)
+
+
 async def test_heartbeats_carry_pulses_and_the_generation_on_the_disk(wire: Wire) -> None:
     wire.hands.on_disk = Held("e0", 0)
     await attached(wire)

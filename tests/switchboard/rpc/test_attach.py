@@ -381,6 +381,32 @@ async def test_orders_that_only_a_machine_holds_are_put_back_but_forged_ones_are
             assert [o.lifted for o in stream.welcome.orders.orders] == [False]
 
 
+async def test_a_lift_that_only_a_machine_holds_counts_when_it_is_ours_and_else_the_order_stands(
+    store_url, store, tmp_path
+):
+    async with core(store_url, tmp_path) as sb:
+        mill = await sb.machine("mill")
+        lifted = await sb.stops.issue(KIM, Selector(repos=("example.org/a",)), "a is on fire")
+        await sb.stops.lift(KIM, lifted.id, "a is out")
+        order = await sb.stops.issue(KIM, Selector(all=True), "everything is")
+        async with mill.attached() as stream:
+            held = stream.welcome.orders
+    await store.client.call("FLUSHALL", again=True)
+    (tmp_path / "orders.jsonl").unlink()
+    async with core(store_url, tmp_path) as sb:
+        mill.ports = sb.ports
+        claimed = held.orders[-1]
+        assert claimed.id == order.id
+        claimed.lifted, claimed.lifted_by, claimed.lift_reason = True, "kim", "a is out"
+        claimed.lift_seal = held.orders[0].lift_seal  # of another order's lift
+        async with mill.attached(orders_held=held) as stream:
+            found = {o.id: o.lifted for o in stream.welcome.orders.orders}
+            assert found == {lifted.id: True, order.id: False}
+        async with mill.attached(orders_held=held) as stream:
+            assert [o.lifted for o in stream.welcome.orders.orders if o.id == order.id] == [False]
+        assert {entry.subject for entry in await sb.audited("order.lift-forged")} == {order.id}
+
+
 async def test_a_decision_receipt_and_the_state_of_a_run_are_read_from_the_wire(store_url):
     async with core(store_url) as sb:
         mill = await sb.machine("mill")

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+from datetime import timedelta
 
 import pytest
 from helpers.eventually import eventually
-from helpers.fleet import ANA, core, run
-from helpers.valkey import own_valkey
+from helpers.fleet import ANA, approval, core, run
+from helpers.valkey import ManualClock, own_valkey
 from hypothesis import given
 from hypothesis import strategies as st
 from switchboard_rpc.v1 import fleet_pb2, run_pb2
@@ -189,6 +190,45 @@ def test_events_keep_what_they_hold_and_an_unknown_kind_is_told_as_such():
     assert found[-3].kind == "unknown"
     assert [dict(event.detail) for event in found[-3:]] == [{"a": 1}, {"unreadable": "{"}, {"value": [1]}]
     assert json.loads(json.dumps(found[0].detail)) == {"a": 1}
+
+
+async def test_a_purge_holds_for_a_machine_that_was_away_and_still_has_everything(store_url):
+    clock = ManualClock()
+    async with core(store_url, clock=clock, retention=timedelta(days=7)) as sb:
+        mill = await sb.machine()
+        secret = {"prompt": "my secret plan", "session_id": "s-1", "scope": ["secret/**"]}
+        async with mill.attached() as stream, mill.uploading() as up:
+            await stream.run("r-1", **secret)
+            await up.batch("r-1", 1, ["a"])
+            await eventually(lambda: up.watermarks.get("r-1") == 2)
+            await stream.run("r-1", "INTERRUPTED", 2, **secret)
+        await eventually(lambda: not sb.presence.attached(mill.id))
+        await sb.runs.purge(ANA, "r-1", "it held a key")
+        clock.forward(timedelta(days=20))  # longer than an ended run is kept
+        await sb.runs.forget_ended(timedelta(days=7))
+
+        again = {
+            "runs": [run("r-1", "INTERRUPTED", 5, **secret)],
+            "approvals": [approval("a-1", "r-1", "WITHDRAWN", revision=2)],
+            "spool": [fleet_pb2.SpoolRange(run_id="r-1", low=1, next=4)],
+        }
+        async with mill.attached(**again) as stream, mill.uploading() as up:
+            assert list(stream.welcome.watermarks) == []
+            await eventually(lambda: stream.acked == 1)
+            await up.batch("r-1", 1, ["a", "b", "c"])
+            await eventually(lambda: up.watermarks.get("r-1") == 4)  # it may let go of them
+            known = sb.projection.run("r-1")
+            assert (known.prompt, known.session_id, known.scope, known.reason) == ("", "", (), "purged")
+            assert (await sb.output.read("r-1", 1, 10))[0] == []
+            with pytest.raises(Conflict, match="was purged"):
+                await sb.runs.resume(ANA, "r-1")
+            (purge,) = stream.instructions
+            report = fleet_pb2.InstructionReport(instruction_id=purge.id, state=fleet_pb2.REPORT_STATE_APPLIED)
+            await stream.told(instruction_report=report)
+            assert sb.projection.approvals() == []
+            clock.forward(timedelta(days=8))
+            await sb.runs.forget_ended(timedelta(days=7))
+            assert sb.projection.runs() == []
 
 
 async def test_purging_reaches_the_machine_and_leaves_no_content(store_url):
