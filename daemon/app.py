@@ -200,6 +200,7 @@ async def put_together(settings: Settings, clock: Clock | None = None) -> AsyncI
             runner = Runner(tools, runs, Answers(journal, outputs, redactor, safety, apart), machine.name)
             control = Control(identity, runner, clock)
             upload = Upload(identity, outputs, clock, control.attached)
+            reports.output_next = outputs.next
             reports.send, outputs.poke, runner.answered = control.report, upload.poke, upload.answer
             yield Daemon(settings, tools, runs, runner, control, upload, identity, checks, machine.name)
 

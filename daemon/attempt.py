@@ -339,3 +339,5 @@ class Attempt:
         """Its processes are gone: the driver lets go of what it held of them."""
         await self._leave()
         self._tools.outputs.rest(self.record.id)
+        if self.record.output_next != self._tools.outputs.next(self.record.id):
+            self.record = self._tools.reports.put_run(self.record)  # there was more to say after its end

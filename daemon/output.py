@@ -24,6 +24,7 @@ log = structlog.get_logger()
 
 BATCH_EVENTS = 500
 BATCH_BYTES = 256 * 1024
+ANSWER_BYTES = 2 * 2**20  # of old output in one answer, which JSON can make six times as long, and 16 MiB are taken
 STREAMED = frozenset({OutputKind.MESSAGE, OutputKind.THINKING})  # these come in pieces of one block
 
 
@@ -93,8 +94,13 @@ class Outputs:
     def read(self, run: str, first: int, count: int) -> tuple[list[dict[str, object]], int, int]:
         """Return held events from *first* on, the seq after them, and the lowest one held."""
         low, _ = self._spool.range(run)
-        rows = self._spool.read(run, max(first, 1), max(1, min(count, 10_000)), 16 * 2**20)
+        rows = self._spool.read(run, max(first, 1), max(1, min(count, 10_000)), ANSWER_BYTES)
         return [words.shown(data) for _, data in rows], rows[-1][0] + 1 if rows else max(first, low), low
+
+    def next(self, run: str) -> int:
+        """Return the seq that the run's next event gets."""
+        speaking = self._runs.get(run)
+        return speaking.outbox.next if speaking else self._spool.range(run)[1]
 
     def purge(self, run: str) -> None:
         self._spool.purge(run)

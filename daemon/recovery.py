@@ -139,7 +139,7 @@ def _end(tools: Tools, run: RunRecord, emptied: Emptied) -> RunRecord:
         ended = replace(run.take(RunEvent.DAEMON_LOST), reason=DIED, waits_for="")
     # The receipts first, as at every end; what the last daemon proved before it died is the better proof.
     tools.stops.receipts([order.id for order in orders if not tools.stops.proven(order.id, run)], ended, emptied)
-    return tools.journal.put_run(ended)
+    return tools.journal.put_run(replace(ended, output_next=tools.outputs.next(run.id)))
 
 
 def _close(tools: Tools, record: InstructionRecord) -> None:

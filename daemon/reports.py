@@ -13,6 +13,7 @@ from daemon.domain.errors import NoSuch
 from daemon.domain.facts import InstructionRecord, InstructionState, RunRecord
 from daemon.domain.instruction import Alarm, Fact
 from daemon.domain.redaction import Redactor
+from daemon.domain.run import ENDED
 from daemon.journal import Journal
 
 log = structlog.get_logger()
@@ -27,16 +28,18 @@ class Reports:
         self._alarms: dict[tuple[str, str], Alarm] = {}  # not acknowledged yet
         self._unwritten: dict[str, RunRecord] = {}  # as they stand and were said, while the disk takes nothing
         self.full = ""  # why nothing can be written, while that is so
-        # Both are set by whoever puts the daemon together.
+        # These are set by whoever puts the daemon together.
         self.send: Callable[[Fact], None] = lambda fact: None
         self.on_full: Callable[[str], None] = lambda why: None
+        self.output_next: Callable[[str], int] = lambda run: 0
 
     def say(self, fact: Fact) -> None:
         self.send(fact)
 
     def put_run(self, record: RunRecord) -> RunRecord:
         """Write *record* down and say it; return it with its revision."""
-        record = replace(record, reason=self.masked(record.reason))
+        upto = self.output_next(record.id) if record.state in ENDED else 0
+        record = replace(record, reason=self.masked(record.reason), output_next=upto)
         try:
             record = self._journal.put_run(record)
             self._unwritten.pop(record.id, None)

@@ -45,6 +45,7 @@ class RunRecord:
     containment: str = ""
     scope: tuple[str, ...] = ()
     resume_after_crash: bool = False
+    output_next: int = 0  # of an ended run: the seq after its last output
     acked: bool = False
 
     def take(self, event: RunEvent, reason: str = "") -> "RunRecord":
@@ -116,8 +117,8 @@ class OrderRecord:
     lifted: bool = False
     lifted_by: str = ""
     lift_reason: str = ""
-
     lift_seal: str = ""  # of the switchboard, which believes a lift that it has forgotten only with it
+
 
 @dataclass(frozen=True, slots=True)
 class Saved:

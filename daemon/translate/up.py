@@ -142,6 +142,7 @@ def run(record: RunRecord, clock: Clock) -> run_pb2.Run:
         containment=record.containment,
         scope=[clean(glob, 1_000) for glob in record.scope],
         resume_after_crash=record.resume_after_crash,
+        output_next=record.output_next,
     )
 
 
@@ -261,8 +262,8 @@ def _order(record: OrderRecord) -> stop_pb2.StopOrder:
         lifted=record.lifted,
         lifted_by=record.lifted_by,
         lift_reason=record.lift_reason,
-    )
         lift_seal=record.lift_seal,
+    )
 
 
 def heartbeat(pulses: Mapping[str, int], store_epoch: str, generation: int) -> fleet_pb2.AttachRequest:

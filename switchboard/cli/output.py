@@ -107,6 +107,7 @@ def follow(server: Server, out: Printer, run: str, first: int) -> None:
     try:
         for message in server.follow(f"/runs/{part(run)}/output/stream", after=str(first - 1) if first > 1 else ""):
             if message.event == "end":
+                _tell_missing(message.data)
                 break
             if not message.data:
                 continue
@@ -124,6 +125,14 @@ def follow(server: Server, out: Printer, run: str, first: int) -> None:
         writer.close()
         raise
     writer.close()
+
+
+def _tell_missing(last_word: str) -> None:
+    """Raises Failed where the stream's last word says that there is more output than has come."""
+    with contextlib.suppress(ValueError):
+        said = json.loads(last_word)
+        if isinstance(said, Mapping) and said.get("missing"):
+            raise Failed(f"not all of its output is here: {plain(said['missing'])}")
 
 
 def _tell_of_questions(server: Server, run: str) -> None:

@@ -174,6 +174,7 @@ def run_of(machine: str, run: run_pb2.Run, now: datetime) -> Run:
         containment=run.containment[:LABEL],
         scope=tuple(glob[:SENTENCE] for glob in run.scope[:100]),
         resume_after_crash=run.resume_after_crash,
+        output_next=run.output_next,
     )
 
 
@@ -265,8 +266,8 @@ def order_of(order: stop_pb2.StopOrder) -> Order:
         lifted=order.lifted,
         lifted_by=order.lifted_by[:LABEL],
         lift_reason=order.lift_reason[:SENTENCE],
-    )
         lift_seal=order.lift_seal[:LABEL],
+    )
 
 
 def decode_events(batch: bytes) -> list[Event]:

@@ -1,9 +1,11 @@
-"""What runs print: stored once, read back, and followed. Viewers here are fed in process, the others re-read every second."""
+"""What runs print: stored once, read back, and followed. Viewers here are fed in process, the others re-read every second.
+
+What is read has no holes: what the store no longer holds is had from elsewhere, or a `gap` event stands for it.
+"""
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from switchboard.domain.errors import Conflict, Forbidden
@@ -15,6 +17,18 @@ from switchboard.services.ports import Batch, Decoder, OutputStore
 PAGE = 500  # events read at once for a viewer that catches up
 BEHIND = 2_000  # events that wait for one viewer; a slower one reads them from the store instead
 LOOK_AGAIN = 1.0  # seconds
+
+Older = Callable[[int, int], Awaitable[list[Event]]]
+"""Returns events from the first seq on, up to below the second, without a hole: all of them, or as many as come at a time."""
+
+
+def gap(first: int, below: int, why: str) -> Event:
+    """Return what stands for the events from *first* to below *below*."""
+    return Event(seq=below - 1, at_ms=0, kind="gap", text=f"events {first} to {below - 1} {why}")
+
+
+async def not_held(first: int, below: int) -> list[Event]:
+    return [gap(first, below, "are no longer held here")]
 
 
 class Output:
@@ -33,6 +47,8 @@ class Output:
             raise Conflict(f"run {run} is not known here: announce it first, then send its output", run=run)
         if known.machine != machine:
             raise Forbidden(f"run {run} is not a run of this machine")
+        if known.purged:
+            return Appended(next=first + count, taken=False)  # its machine does not know yet that it is to be forgotten
         appended = await self._store.append(run, first, count, events)
         if appended.taken and run in self._viewers:
             read = self._read(Batch(first, count, events))
@@ -47,29 +63,17 @@ class Output:
             if low > nexts[run]:
                 nexts[run] = await self._store.skip(run, low)
         return nexts
-        if known.purged:
-            return Appended(next=first + count, taken=False)  # its machine does not know yet that it is to be forgotten
 
-    async def read(self, run: str, first: int, limit: int) -> tuple[list[Event], int, int]:
-        """Return events from *first* on, the seq that comes next, and the lowest that is held here."""
+    async def read(self, run: str, first: int, limit: int, older: Older = not_held) -> tuple[list[Event], int, int]:
+        """Return a page of events from *first* on, the seq that comes after all, and the lowest that is held here.
+
+        An empty page is the end; any other may be shorter than *limit*, and the next one goes on behind its last seq.
+        """
         next, low = await self._store.next(run), await self._store.low(run)
-        events = [
-            event
-            for batch in await self._store.read(run, max(first, 1), limit)
-            for event in self._read(batch)
-            if event.seq >= first
-        ]
-        return events[:limit], next, low
+        return await self._page(run, max(first, 1), limit, older), next, low
 
-    async def follow(self, run: str, after: int = 0) -> AsyncGenerator[Event, None]:
-        """Yield every event after seq *after*, for ever, until `close`; a `gap` event stands for what is no longer held."""
-        async with aclosing(self.follow_batches(run, after)) as batches:
-            async for events in batches:
-                for event in events:
-                    yield event
-
-    async def follow_batches(self, run: str, after: int = 0) -> AsyncGenerator[list[Event], None]:
-        """As `follow`, with what has come together."""
+    async def follow(self, run: str, after: int = 0, older: Older = not_held) -> AsyncGenerator[list[Event], None]:
+        """Yield every event after seq *after*, with those that have come together, for ever, until `close`."""
         viewer, tail = _Viewer(), self._tails.setdefault(run, _Tail())
         self._viewers[run].add(viewer)
         tail.watched += 1
@@ -77,9 +81,10 @@ class Output:
         try:
             while not self._closed:
                 if behind:
-                    position, events = await self._catch_up(run, position)
+                    events = await self._page(run, position + 1, PAGE, older)
                     behind = bool(events)
                     if events:
+                        position = events[-1].seq
                         yield events
                         continue
                 fed = await viewer.get(LOOK_AGAIN)
@@ -113,20 +118,23 @@ class Output:
             for viewer in viewers:
                 viewer.wake()
 
-    async def _catch_up(self, run: str, position: int) -> tuple[int, list[Event]]:
-        """Return the next page after *position*, and where it ends."""
-        batches = await self._store.read(run, position + 1, PAGE)
-        if not batches:
-            return position, []
+    async def _page(self, run: str, first: int, limit: int, older: Older) -> list[Event]:
+        """Return events from *first* on, up to the first hole; when there is one at *first*, what *older* has of it."""
+        batches = await self._store.read(run, first, limit)
+        if not batches and (next := await self._store.next(run)) > first:
+            batches = await self._store.read(run, first, limit)  # what has come in between is no hole
+            if not batches:
+                return (await older(first, min(next, first + limit)))[:limit]
+        if batches and batches[0].first > first:
+            return (await older(first, min(batches[0].first, first + limit)))[:limit]
         events: list[Event] = []
+        next = first
         for batch in batches:
-            read = self._read(batch)
-            if batch.first > position + 1:
-                text = f"events {position + 1} to {batch.first - 1} are no longer held here"
-                events.append(Event(seq=batch.first - 1, at_ms=read[0].at_ms if read else 0, kind="gap", text=text))
-            events.extend(event for event in read if event.seq > position)
-            position = batch.first + batch.count - 1
-        return position, events
+            if batch.first > next:
+                break
+            events.extend(event for event in self._read(batch) if event.seq >= next)
+            next = batch.first + batch.count
+        return events[:limit]
 
     async def _grown(self, run: str, tail: "_Tail", position: int) -> bool:
         """Whether the stream has grown past *position*; one look a second serves all viewers of a run."""
@@ -138,8 +146,9 @@ class Output:
 
     def _read(self, batch: Batch) -> list[Event]:
         """Return its events, numbered by their place: what a machine wrote into them is not what counts here."""
-        events = self._decode(batch.events)[-batch.count :]
-        start = batch.first + batch.count - len(events)
+        below = batch.first + batch.count
+        events = self._decode(batch.events)[-batch.count :] or [gap(batch.first, below, "are an empty batch")]
+        start = below - len(events)
         return [e if e.seq == start + n else replace(e, seq=start + n) for n, e in enumerate(events)]
 
 

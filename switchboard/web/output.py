@@ -4,25 +4,23 @@ import asyncio
 from contextlib import aclosing
 from typing import Annotated, Any
 
-import structlog
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from switchboard.domain.errors import Forbidden, SwitchboardError
+from switchboard.domain.errors import Forbidden
 from switchboard.domain.output import Event
 from switchboard.domain.people import Caller
 from switchboard.domain.run import Run
 from switchboard.web.access import V1
-from switchboard.web.answers import Diff, OlderOutput, plain, read
+from switchboard.web.answers import Diff, plain, read
 from switchboard.web.guard import Asks, Guarded
+from switchboard.web.older import asked_of_its_machine
 from switchboard.web.parts import Has
 from switchboard.web.sse import EventStream, Viewer, resume_id
 
-SPOOL_S = 10.0  # that a machine gets to send what the store no longer holds
 DIFF_S = 60.0
-QUIET_S = 2.0  # an ended run's last output travels on another stream than its end
+QUIET_S = 2.0  # in which the last output comes of a run that is gone, or whose daemon does not say how much there is
 
-log = structlog.get_logger("web")
 router = APIRouter(route_class=Guarded, tags=["output"])
 
 
@@ -35,26 +33,24 @@ async def output(
     first: Annotated[int, Query(ge=1)] = 1,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> dict[str, Any]:
-    """Events from seq `first` on, `next` to ask for then, and `low`, the lowest that the store still holds."""
+    """Events from seq `first` on, without a hole, `next` to ask for then until it is `end`, and `low`, the lowest in the store."""
     run = await _readable(request, has, caller, id)
-    events, next, low = await has.output.read(id, first, limit)
-    rows = [_row(event) for event in events]
-    if first < low:
-        older = await _from_spool(has, caller, run, first, min(limit, low - first))
-        rows = [*older, *rows][:limit]
-    return {"events": rows, "next": rows[-1]["seq"] + 1 if rows else max(first, next), "low": low, "end": next}
+    events, end, low = await has.output.read(id, first, limit, asked_of_its_machine(has, caller, run))
+    next = events[-1].seq + 1 if events else first
+    return {"events": [_row(event) for event in events], "next": next, "low": low, "end": end}
 
 
 @router.get(f"{V1}/runs/{{id}}/output/stream")
 async def stream(id: str, request: Request, caller: Asks, has: Has) -> Response:
     """Output as it comes; the id of each event is its seq, so Last-Event-ID resumes. `end` follows the last one."""
-    await _readable(request, has, caller, id)
+    run = await _readable(request, has, caller, id)
     resume = resume_id(request) or "0"
     after = int(resume) if resume.isdigit() else 0
 
     async def produce(viewer: Viewer) -> None:
-        position, quiet = after, 0.0
-        async with aclosing(has.output.follow_batches(id, after)) as batches:
+        position, quiet_s = after, 0.0
+        older = asked_of_its_machine(has, caller, run)
+        async with aclosing(has.output.follow(id, after, older)) as batches:
             coming = asyncio.ensure_future(anext(batches))
             try:
                 while True:
@@ -62,21 +58,18 @@ async def stream(id: str, request: Request, caller: Asks, has: Has) -> Response:
                     if done:
                         events = coming.result()
                         await viewer.events([("output", _row(event), event.seq) for event in events])
-                        position, quiet = max(position, events[-1].seq), 0.0
+                        position, quiet_s = max(position, events[-1].seq), 0.0
                         coming = asyncio.ensure_future(anext(batches))
                         continue
-                    quiet += 0.5
-                    run = has.projection.run(id)
-                    if quiet >= QUIET_S and (run is None or not run.active):
-                        _, next, _ = await has.output.read(id, position + 1, 1)
-                        if position + 1 >= next:
-                            break
+                    quiet_s += 0.5
+                    if last_word := await _last_word(has, id, position + 1, quiet_s):
+                        break
             except StopAsyncIteration:
                 return  # the server closes: the viewer comes back
             finally:
                 coming.cancel()
                 await asyncio.gather(coming, return_exceptions=True)
-        await viewer.event("end", {"state": run.state.value if run else "gone"}, position)
+        await viewer.event("end", last_word, position)
 
     async def check() -> None:
         who = await request.app.state.guard.identify(request)
@@ -105,19 +98,26 @@ async def _readable(request: Request, has: Has, caller: Caller, id: str) -> Run:
     return run
 
 
-async def _from_spool(has: Has, caller: Caller, run: Run, first: int, count: int) -> list[dict[str, Any]]:
-    """Ask the machine for what left the store; a gap says why where it cannot be had."""
-    try:
-        query = {"output": {"run_id": run.id, "first": first, "count": count}}
-        answer = await has.queries.ask(run.machine, query, SPOOL_S, by=caller.person, run=run.id)
-        # A machine's word: only what was asked for is taken, in order, each seq once.
-        said = {e.seq: e for e in read(OlderOutput, answer).events if first <= e.seq < first + count}
-        return [plain(said[seq].model_dump()) for seq in sorted(said)]
-    except SwitchboardError as error:
-        log.info("old output cannot be had", run=run.id, error=str(error))
-        last = first + count - 1
-        text = f"events {first} to {last} left the store and cannot be had from the machine: {error}"
-        return [_row(Event(seq=last, at_ms=0, kind="gap", text=text))]
+async def _last_word(has: Has, id: str, next: int, quiet_s: float) -> dict[str, str]:
+    """Return what a stream that has come to seq *next*, and was quiet so long, ends with; nothing while more may come."""
+    run = has.projection.run(id)
+    quiet = quiet_s >= QUIET_S
+    if run is None:
+        return {"state": "gone"} if quiet else {}
+    if run.active:
+        return {}
+    said = {"state": run.state.value}
+    if not run.output_next:
+        _, end, _ = await has.output.read(id, next, 1)
+        return said if quiet and next >= end else {}
+    if next >= run.output_next:
+        return said
+    if quiet and not has.presence.attached(run.machine):
+        machine = has.presence.machine(run.machine)
+        name = machine.name if machine else run.machine
+        missing = f"events {next} to {run.output_next - 1} are still on machine {name}, which is away"
+        return said | {"missing": missing}
+    return {}
 
 
 def _row(event: Event) -> dict[str, Any]:

@@ -37,6 +37,8 @@ async def test_an_ended_daemon_leaves_nothing_alive_and_its_run_can_be_resumed(m
     assert machine.switch.run(run).reason == "the daemon was stopped"
     (over,) = machine.switch.approvals(waiting)
     assert (over.id, over.state) == (asked.id, WITHDRAWN)
+    for ended in (run, waiting):
+        assert machine.switch.run(ended).output_next == machine.switch.events[ended][-1].seq + 1
 
     await machine.daemon.start()
     await eventually(lambda: machine.switch.stream, 60)

@@ -127,6 +127,19 @@ async def test_output_is_printed_whole_and_followed_to_its_end(served: Served) -
         assert done.stdout == printed.stdout + "last words\n"
 
 
+async def test_followed_output_that_stays_with_an_absent_machine_is_no_success(served: Served) -> None:
+    mill = await served.machine("absent-mill")
+    async with mill.attached() as attachment, mill.uploading() as uploading:
+        await attachment.run("r-absent", "RUNNING")
+        await uploading.batch("r-absent", 1, ["one\n"])
+        await eventually(lambda: uploading.watermarks.get("r-absent") == 2)
+        await attachment.run("r-absent", "SUCCEEDED", revision=2, output_next=5)
+    done = await served.cli("run", "output", "-f", "r-absent")
+
+    assert (done.returncode, done.stdout) == (1, "one\n")
+    assert "events 2 to 4 are still on machine absent-mill, which is away" in done.stderr
+
+
 async def test_a_start_reaches_the_machine_and_its_refusal_is_one_sentence(served: Served, tmp_path: Path) -> None:
     mill = await served.machine("start-mill")
     async with mill.attached() as attachment:

@@ -49,10 +49,10 @@ async def send(output: Output, *sizes: int, run: str = "r", next: int = 1) -> in
 
 async def take(output: Output, count: int, after: int = 0) -> list[int]:
     seqs: list[int] = []
-    async with aclosing(output.follow("r", after)) as events:
-        async for event in events:
-            seqs.append(event.seq)
-            if len(seqs) == count:
+    async with aclosing(output.follow("r", after)) as batches:
+        async for events in batches:
+            seqs += [event.seq for event in events]
+            if len(seqs) >= count:
                 break
     return seqs
 
@@ -103,7 +103,7 @@ async def test_a_follower_on_another_replica_gets_it_too(here: SimpleNamespace, 
 
 async def test_a_slow_viewer_costs_bounded_memory_and_misses_nothing(here: SimpleNamespace) -> None:
     total = BEHIND * 3
-    async with aclosing(here.output.follow_batches("r")) as batches:
+    async with aclosing(here.output.follow("r")) as batches:
         await send(here.output, 1)
         seqs = [event.seq for event in await anext(batches)]
         await send(here.output, *[100] * (total // 100), next=2)
@@ -120,11 +120,41 @@ async def test_what_is_no_longer_held_is_marked_by_a_gap(here: SimpleNamespace) 
     assert await here.output.watermarks({"r": 101, "never": 1}) == {"r": 101, "never": 1}
     await send(here.output, 3, next=101)
 
-    async with aclosing(here.output.follow("r", after=20)) as events:
-        gap = await anext(events)
+    async with aclosing(here.output.follow("r", after=20)) as batches:
+        (gap,) = await anext(batches)
         assert (gap.kind, gap.seq, gap.text) == ("gap", 100, "events 21 to 100 are no longer held here")
-        assert [(await anext(events)).seq for _ in range(3)] == [101, 102, 103]
+        assert [event.seq for event in await anext(batches)] == [101, 102, 103]
     assert await here.output.watermarks({"r": 50}) == {"r": 104}
+
+
+async def test_what_another_still_holds_of_the_missing_comes_from_it_a_part_at_a_time(here: SimpleNamespace) -> None:
+    await here.output.watermarks({"r": 101})
+    await send(here.output, 3, next=101)
+    asked: list[tuple[int, int]] = []
+
+    async def older(first: int, below: int) -> list[Event]:
+        asked.append((first, below))
+        return decode(encode(first, min(30, below - first)))
+
+    seqs: list[int] = []
+    async with aclosing(here.output.follow("r", after=20, older=older)) as batches:
+        while len(seqs) < 83:
+            seqs += [event.seq for event in await anext(batches)]
+    assert seqs == list(range(21, 104))
+    assert asked == [(21, 101), (51, 101), (81, 101)]
+    page, next, low = await here.output.read("r", 91, 50, older)
+    assert ([event.seq for event in page], next, low) == (list(range(91, 101)), 104, 101)
+
+
+async def test_what_is_only_a_number_any_more_is_asked_for_too(here: SimpleNamespace) -> None:
+    await here.output.watermarks({"r": 4})  # nothing of it is in the store
+
+    async def older(first: int, below: int) -> list[Event]:
+        return decode(encode(first, below - first))
+
+    assert [event.seq for event in (await here.output.read("r", 1, 10, older))[0]] == [1, 2, 3]
+    async with aclosing(here.output.follow("r", older=older)) as batches:
+        assert [event.seq for event in await anext(batches)] == [1, 2, 3]
 
 
 async def test_seqs_are_those_of_the_batch_whatever_a_machine_wrote_into_it(here: SimpleNamespace) -> None:

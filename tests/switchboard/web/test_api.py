@@ -133,8 +133,38 @@ class TestRuns:
             await uploading.answer(attached.instructions[0].id, {"events": older})
             page = (await asking).json()
 
-        assert [event["text"] for event in page["events"]] == ["one", "two", "three"]
-        assert (page["next"], page["low"]) == (4, 3)
+            rest = (await client.get(f"{V1}/runs/r-1/output", params={"first": page["next"]})).json()
+
+        assert [event["text"] for event in page["events"]] == ["one", "two"]
+        assert (page["next"], page["low"], page["end"]) == (3, 3, 4)
+        assert [event["text"] for event in rest["events"]] == ["three"]
+        assert rest["next"] == rest["end"] == 4
+
+    async def test_a_part_of_the_spool_is_a_shorter_page_and_never_a_hole(self, home: House):
+        machine = await home.machine()
+        client = await home.browser("ana")
+        held = [fleet_pb2.SpoolRange(run_id="r-1", low=1, next=7)]
+        async with machine.attached(spool=held) as attached, machine.uploading() as uploading:
+            await attached.run("r-1")
+            await home.store.output.skip("r-1", 6)
+            await uploading.batch("r-1", 6, ["six"])
+            await eventually(lambda: uploading.watermarks.get("r-1") == 7)
+            pages, first = [], 1
+            for said in ([(1, "one"), (2, "two"), (4, "four")], [(4, "four"), (5, "five")], None):
+                asking = asyncio.create_task(client.get(f"{V1}/runs/r-1/output", params={"first": first}))
+                if said is not None:
+                    await eventually(lambda: len(attached.instructions) > len(pages))
+                    older = [{"seq": seq, "kind": "message", "text": text} for seq, text in said]
+                    await uploading.answer(attached.instructions[-1].id, {"events": older})
+                pages.append((await asking).json())
+                first = pages[-1]["next"]
+
+        assert [[(event["seq"], event["kind"]) for event in page["events"]] for page in pages] == [
+            [(1, "message"), (2, "message")],
+            [(3, "gap"), (4, "message"), (5, "message")],
+            [(6, "message")],
+        ]
+        assert attached.instructions[1].query.output.first == 3
 
 
 class TestApprovals:

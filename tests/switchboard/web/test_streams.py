@@ -172,6 +172,56 @@ class TestOutput:
         ]
         assert seen[-1][1:] == ("end", {"state": "succeeded"})
 
+    async def test_it_does_not_end_before_all_that_the_machine_counted_is_there(self, home: House):
+        machine = await home.machine()
+        client = await home.browser("ana")
+        async with machine.attached() as attached, machine.uploading() as uploading:
+            await attached.run("r-1")
+            await uploading.batch("r-1", 1, ["one"])
+            await attached.run("r-1", "SUCCEEDED", revision=2, output_next=3)
+            await attached.run("r-2", "SUCCEEDED")  # of a daemon that does not count: over after a while of silence
+            async with following(client, "/runs/r-1/output/stream") as (seen, task):
+                await eventually(lambda: named(seen, "output"))
+                async with following(client, "/runs/r-2/output/stream") as (_, silent):
+                    await asyncio.wait_for(silent, 20)
+                assert not task.done()
+                await uploading.batch("r-1", 2, ["two"])
+                await asyncio.wait_for(task, 20)
+
+        assert [data["text"] for data in named(seen, "output")] == ["one", "two"]
+        assert seen[-1][1:] == ("end", {"state": "succeeded"})
+
+    async def test_it_ends_with_what_is_missing_when_the_machine_that_has_it_is_away(self, home: House):
+        machine = await home.machine()
+        client = await home.browser("ana")
+        async with machine.attached() as attached, machine.uploading() as uploading:
+            await attached.run("r-1")
+            await uploading.batch("r-1", 1, ["one"])
+            await attached.run("r-1", "SUCCEEDED", revision=2, output_next=4)
+            await eventually(lambda: uploading.watermarks.get("r-1") == 2)
+        async with following(client, "/runs/r-1/output/stream") as (seen, task):
+            await asyncio.wait_for(task, 20)
+
+        missing = "events 2 to 3 are still on machine mill, which is away"
+        assert seen[-1][1:] == ("end", {"state": "succeeded", "missing": missing})
+
+    async def test_what_left_the_store_comes_from_the_machines_spool(self, home: House):
+        machine = await home.machine()
+        client = await home.browser("ana")
+        held = [fleet_pb2.SpoolRange(run_id="r-1", low=1, next=4)]
+        async with machine.attached(spool=held) as attached, machine.uploading() as uploading:
+            await attached.run("r-1")
+            await home.store.output.skip("r-1", 3)
+            await uploading.batch("r-1", 3, ["three"])
+            await eventually(lambda: uploading.watermarks.get("r-1") == 4)
+            async with following(client, "/runs/r-1/output/stream") as (seen, _):
+                await eventually(lambda: attached.instructions)
+                older = [{"seq": n, "kind": "message", "text": text} for n, text in ((1, "one"), (2, "two"))]
+                await uploading.answer(attached.instructions[0].id, {"events": older})
+                await eventually(lambda: len(named(seen, "output")) == 3)
+
+        assert [data["text"] for data in named(seen, "output")] == ["one", "two", "three"]
+
     async def test_it_is_taken_up_after_the_last_event_that_was_seen(self, home: House):
         machine = await home.machine()
         client = await home.browser("ana")
