@@ -85,7 +85,9 @@ class Runs:
 
     def start(self, id: str, start: Start) -> None:
         """Begin *start*, or say why not, under the instruction *id*."""
-        self._enter(self._fresh(start))
+        coming = self._enter(self._fresh(start))
+        for order in start.stopped_by:
+            coming.stop(order, self._tools.stops.sentence(order))
         self.spawn(self._start(id, start), f"start of run {start.run}")
 
     def resume(self, id: str, resume: Resume, why: str = "") -> asyncio.Task[None]:
@@ -261,8 +263,7 @@ class Runs:
         for attempt in self.alive():
             attempt.take(steps.HaltOrdered(reason))
 
-    def _enter(self, record: RunRecord) -> None:
-        self._coming.setdefault(record.id, Coming(record))
+    def _enter(self, record: RunRecord) -> Coming:
         self._calm.clear()
 
     def _leave(self, run: str) -> None:
@@ -272,3 +273,4 @@ class Runs:
     def _settle(self) -> None:
         if not self._attempts and not self._coming:
             self._calm.set()
+        return self._coming.setdefault(record.id, Coming(record))

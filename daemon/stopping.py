@@ -114,6 +114,11 @@ class Stops:
                 log.exception("run not stopped", run=live.record.id, order=order.id)
                 self._reports.alarm("stop", f"order {order.id} could not be carried out", live.record.id)
 
+    def sentence(self, id: str) -> str:
+        """Say by which order something was stopped; the switchboard may name one that is not here yet."""
+        held = next((order for order in self._standing() if order.id == id), None)
+        return stop_sentence(held) if held is not None else f"stopped by order {id}"
+
     def hold_on(self, run: RunRecord) -> OrderRecord | None:
         """Return the order that keeps *run* from starting."""
         return holding(self._standing(), self._of(run))

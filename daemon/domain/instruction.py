@@ -16,6 +16,7 @@ class Start:
     prompt: str = ""
     owner: str = ""
     resume_after_crash: bool = False
+    stopped_by: tuple[str, ...] = ()  # orders that were given while it was on its way
 
 
 @dataclass(frozen=True, slots=True)

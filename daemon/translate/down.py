@@ -78,6 +78,7 @@ def _body(message: fleet_pb2.Instruction) -> Body:
                 prompt=start.prompt,
                 owner=start.owner,
                 resume_after_crash=start.resume_after_crash,
+                stopped_by=tuple(start.stopped_by),
             )
         case "message":
             return Message(message.message.run_id, message.message.text)

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from switchboard.clock import Clock
 from switchboard.domain.errors import Conflict, Forbidden, SwitchboardError, Unavailable
+from switchboard.domain.instruction import Instruction, Kind
 from switchboard.domain.machine import AgentProgram, Machine
 from switchboard.domain.run import Run
 from switchboard.domain.stop import Order
@@ -130,9 +131,7 @@ class Fleet:
         machine = await self._enter(machine, hello, connection)
         theirs = {run: low for run, low in hello.spool.items() if self._may_tell(machine.id, run)}
         watermarks = await self._output.watermarks(theirs)
-        line = Line(
-            machine.id, machine.name, hello.boot_epoch, connection, lambda: self._instructions.pending(machine.id)
-        )
+        line = Line(machine.id, machine.name, hello.boot_epoch, connection, lambda: self._due(machine.id))
         # An older line was fenced when the record took this connection's number; a newer one may have come meanwhile.
         if (other := self._lines.get(machine.id)) is not None and other.connection > connection:
             raise Conflict(NEWER)
@@ -267,6 +266,15 @@ class Fleet:
         if why := self._copies.came(machine.id, boot_epoch, live):
             await self._identity.lock(machine.id, why)
             raise Forbidden(f"machine {machine.name} is locked: {why}; revoke it and invite it anew")
+
+    def _due(self, machine: str) -> list[Instruction]:
+        """Return what a machine has not reported on; a start says which orders were given while it was on its way."""
+        return [
+            replace(each, body={**each.body, "stopped_by": self._stops.overtook(each.run)})
+            if each.kind is Kind.START
+            else each
+            for each in self._instructions.pending(machine)
+        ]
 
     def _line(self, machine: str) -> list[Line]:
         return [self._lines[machine]] if machine in self._lines else []

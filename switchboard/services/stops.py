@@ -189,6 +189,11 @@ class Stops:
             holds = [o for o in holds if not (o.selector.repos or o.selector.except_repos)]
         return min(holds, key=lambda order: (order.generation, order.id), default=None)
 
+    def overtook(self, run: str) -> tuple[str, ...]:
+        """Return the orders without a hold that mean *run*, the oldest first: a start that is not taken yet must not begin it."""
+        meant = [o for o in self._projection.orders() if run in o.expected and not (o.hold or o.lifted)]
+        return tuple(order.id for order in sorted(meant, key=lambda order: (order.generation, order.id)))
+
     # What time does
 
     async def settle_done(self) -> None:

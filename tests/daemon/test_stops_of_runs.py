@@ -107,6 +107,19 @@ async def test_a_stop_meets_a_run_that_is_only_just_being_started(machine: Mill)
     assert not (machine.repo / "never.txt").exists()
 
 
+async def test_a_start_that_says_by_what_it_was_overtaken_begins_nothing_and_each_order_gets_its_receipt(
+    machine: Mill,
+) -> None:
+    order = await machine.switch.order(all=True, hold=False, reason="not that one")
+    run = await machine.start([bash("echo never > never.txt")], stopped_by=[order, "o-unknown"])
+
+    assert (await machine.state(run, "refused")).reason == f"stopped by order {order} of ana: not that one"
+    for each in (order, "o-unknown"):
+        receipt = await eventually(lambda each=each: machine.switch.receipts(each).get(run))
+        assert receipt.outcome == stop_pb2.OUTCOME_REFUSED
+    assert not (machine.repo / "never.txt").exists()
+
+
 async def test_a_run_that_ended_while_the_order_was_on_its_way_gets_its_receipt(machine: Mill) -> None:
     run = await machine.start([{"text": "quick\n"}])
     await machine.state(run, "idle")

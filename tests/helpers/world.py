@@ -90,15 +90,15 @@ class World:
 
     # Machines.
 
-    async def machine(self, name: str, settings: str = "", **env: str) -> DaemonProcess:
-        """Join a machine, with a checkout of its own beside it."""
+    async def machine(self, name: str, settings: str = "", *, fleet: str = "", **env: str) -> DaemonProcess:
+        """Join a machine, with a checkout of its own beside it; *fleet* is where it dials, when not the server itself."""
         home = self.root / name
         home.mkdir()
         (home / "daemon.toml").write_text(settings)
         environment = clean_environment({**self._model.claude_env(self.root / f"{name}-claude"), **env})
         daemon = await self._stack.enter_async_context(daemon_process(home, environment))
         token = (await self.ask("join", name=name))["token"]
-        await daemon.start(SWITCHBOARD_JOIN=f"{self.facts['enroll']} {token} {self.facts['grpc']}")
+        await daemon.start(SWITCHBOARD_JOIN=f"{self.facts['enroll']} {token} {fleet or self.facts['grpc']}")
         self.daemons[name] = daemon
         found = await eventually(lambda: self._attached(set(self.machines.values())), SLOW, f"{name} to attach")
         self.machines[name] = found["id"]

@@ -552,6 +552,7 @@ class Start(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     RESUME_AFTER_CRASH_FIELD_NUMBER: _builtins.int
+    STOPPED_BY_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     path: _builtins.str
     agent: _builtins.str
@@ -561,6 +562,10 @@ class Start(_message.Message):
     resume_after_crash: _builtins.bool
     @_builtins.property
     def scope(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def stopped_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Standing orders that were given while this start was on its way: nothing is begun, and each of them gets its receipt."""
+
     def __init__(
         self,
         *,
@@ -572,10 +577,11 @@ class Start(_message.Message):
         prompt: _builtins.str = ...,
         owner: _builtins.str = ...,
         resume_after_crash: _builtins.bool = ...,
+        stopped_by: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "mode", b"mode", "owner", b"owner", "path", b"path", "prompt", b"prompt", "resume_after_crash", b"resume_after_crash", "run_id", b"run_id", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "mode", b"mode", "owner", b"owner", "path", b"path", "prompt", b"prompt", "resume_after_crash", b"resume_after_crash", "run_id", b"run_id", "scope", b"scope", "stopped_by", b"stopped_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
