@@ -150,17 +150,19 @@ def _close(tools: Tools, record: InstructionRecord) -> None:
     if record.kind == "start" and run is not None and run.state is not RunState.REFUSED:
         state, why = InstructionState.APPLIED, ""
     elif record.kind == "start" and run is None:
+        overtook = {order: tools.stops.sentence(order) for order in body.get("stopped_by", ())}
         refused = RunRecord(
             id=str(body.get("run", "")),
             path=str(body.get("path", "")),
             agent=str(body.get("agent", "")),
             owner=str(body.get("owner", "")),
             state=RunState.REFUSED,
-            reason="the daemon stopped before it could begin: start it again",
+            reason=next(iter(overtook.values()), "the daemon stopped before it could begin: start it again"),
             started_boot_ms=tools.clock.boot_ms(),
             started_wall_ms=tools.clock.wall_ms(),
         )
         tools.journal.put_run(refused)
+        tools.stops.refuse(overtook, refused)
     elif record.kind == "decision":
         asked = tools.journal.approval(str(body.get("approval", "")))
         if asked is not None and asked.decision_id == record.id:

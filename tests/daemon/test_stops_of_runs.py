@@ -120,6 +120,22 @@ async def test_a_start_that_says_by_what_it_was_overtaken_begins_nothing_and_eac
     assert not (machine.repo / "never.txt").exists()
 
 
+async def test_a_start_that_was_overtaken_is_proven_by_a_daemon_that_died_before_it_could_say_so(
+    tmp_path: Path, model: ScriptedModel
+) -> None:
+    async with mill(tmp_path, model, fault="journal.instruction.written") as machine:
+        order = await machine.switch.order(all=True, hold=False, reason="not that one")
+        run = await machine.start([bash("echo never > never.txt")], stopped_by=[order])
+        assert machine.daemon.process is not None
+        assert await machine.daemon.process.wait() == -signal.SIGKILL
+
+        await machine.daemon.start()
+
+        receipt = await eventually(lambda: machine.switch.receipts(order).get(run), 60)
+        assert receipt.outcome == stop_pb2.OUTCOME_REFUSED
+        assert (await machine.state(run, "refused")).reason == f"stopped by order {order} of ana: not that one"
+
+
 async def test_a_run_that_ended_while_the_order_was_on_its_way_gets_its_receipt(machine: Mill) -> None:
     run = await machine.start([{"text": "quick\n"}])
     await machine.state(run, "idle")
