@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,14 +62,6 @@ async def processes(request, home) -> AsyncIterator[Processes]:
         yield processes
 
 
-@pytest.fixture
-async def caged(home) -> AsyncIterator[Processes]:
-    async with Processes(MACHINE, home / "home", CLOCK) as processes:
-        if processes._cgroups is None:
-            pytest.fail("this machine has no cgroup2 that may be written: what depends on one cannot be shown here")
-        yield processes
-
-
 def best(processes: Processes) -> Grade:
     return Grade.CONTAINED if processes._cgroups else Grade.TRACED
 
@@ -79,6 +71,23 @@ async def nothing_is_left(processes: Processes, started: Started) -> None:
     assert await processes.look(started.keeper.run) == frozenset()
     await started.process.wait()
     assert zombie_children() == []
+
+def in_a_cgroup(test: Callable[[Processes, Path], Awaitable[None]]) -> Callable[[Path], Awaitable[None]]:
+    """Run *test* with this process's cgroups. A plain login may make none: there the promise that is left is proven, that the
+    daemon notices, ends every kind of process all the same, and claims no better proof than it has."""
+
+    async def run(home: Path) -> None:
+        async with Processes(MACHINE, home / "home", CLOCK) as processes:
+            if processes._cgroups:
+                await test(processes, home)
+                return
+            started = await start(processes, "r1", home, ALL_TWENTY, 20)
+            emptied = await processes.end("r1", grace_s=0, from_rung="kill")
+            assert (emptied.grade, emptied.rung, emptied.processes, emptied.left) == (Grade.TRACED, "kill", 20, ())
+            await nothing_is_left(processes, started)
+
+    return run
+
 
 
 # One kind at a time, and all of them
@@ -187,6 +196,56 @@ async def test_an_agent_that_has_stopped_itself_is_ended(processes, home):
     assert (emptied.rung, emptied.left) == ("kill", ())
     await nothing_is_left(processes, started)
 
+@in_a_cgroup
+async def test_a_tree_that_somebody_has_frozen_is_killed_and_never_let_go_on(caged, home):
+    marks = home / "marks"
+    work = f"trap 'echo bye >> {marks}; exit 6' INT TERM; while :; do echo x >> {marks}; sleep 0.001; done"
+    started = await start(caged, "r1", home, tree(last=work))
+    group = caged._trees.cage("r1").tree
+    await eventually(lambda: marks.exists() and marks.stat().st_size > 4)
+    (group / "cgroup.freeze").write_text("1")
+    await eventually(lambda: "frozen 1" in (group / "cgroup.events").read_text())
+    size = marks.stat().st_size
+    emptied = await caged.end("r1", grace_s=30)
+
+    assert (emptied.rung, emptied.left, marks.stat().st_size) == ("kill", (), size)
+    await nothing_is_left(caged, started)
+
+
+# Each link forks the next and is gone: whoever is in a list of processes is dead when its turn comes.
+CHAIN = """#!{python}
+import os, signal, sys
+if os.fork():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pause()
+for signum in ({deaf}):
+    signal.signal(signum, signal.SIG_IGN)
+{away}
+links = os.open({links!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+while True:
+    if os.fork():
+        os._exit(0)
+    os.write(links, b"x")
+"""
+
+
+@pytest.mark.parametrize("away", ["", "os.setsid()"], ids=["same session", "own session"])
+@pytest.mark.parametrize("from_rung", ["terminate", "kill"])
+async def test_a_chain_of_processes_that_each_start_the_next_and_end_is_not_taken_for_an_empty_tree(
+    processes, home, from_rung, away
+):
+    links = home / "links"
+    text = CHAIN.format(python=sys.executable, deaf="signal.SIGTERM, signal.SIGINT, signal.SIGHUP", away=away, links=str(links))
+    started = await start(processes, "r1", home, text)
+    await eventually(lambda: links.exists() and links.stat().st_size > 20)
+    emptied = await processes.end("r1", grace_s=0.2, from_rung=from_rung)
+    size = links.stat().st_size
+
+    assert (emptied.grade, emptied.rung, emptied.left) == (best(processes), "kill", ())
+    await nothing_is_left(processes, started)
+    assert links.stat().st_size == size  # nobody has gone on
+
+
 
 async def test_an_agent_that_moved_itself_to_another_cgroup_is_found_and_the_grade_says_so(caged, home):
     elsewhere = caged._cgroups.base.parent / f"elsewhere-{os.getpid()}"
@@ -201,6 +260,7 @@ async def test_an_agent_that_moved_itself_to_another_cgroup_is_found_and_the_gra
     finally:
         elsewhere.rmdir()
 
+@in_a_cgroup
 
 async def test_groups_that_the_agent_made_below_its_own_are_emptied_and_taken_away(caged, home):
     below = caged._trees.cage("r1").tree / "own" / "deeper"
@@ -281,6 +341,7 @@ async def test_two_killed_keepers_leave_nothing(processes, home):
 
 # No innocent dies
 
+@in_a_cgroup
 
 async def test_the_daemon_or_a_bystander_that_was_pushed_into_the_cgroup_lives(caged, home):
     started = await start(caged, "r1", home, tree("deaf"), 2)
@@ -339,49 +400,6 @@ async def test_a_signal_never_goes_to_whoever_took_over_a_pid():
 
     assert await process.wait() == -9
     assert await proctable.gone([seen], 5)
-
-
-# Pausing
-
-
-async def test_a_paused_tree_does_nothing_until_it_is_let_go_on(processes, home):
-    marks = home / "marks"
-    work = f"while :; do echo x >> {marks}; sleep 0.001; done"
-    started = await start(
-        processes, "r1", home, tree(last=f'(setsid env -i /bin/sh -c "{work}" &)\nexec sleep "$T"'), 1
-    )
-    await eventually(lambda: marks.exists() and marks.stat().st_size > 4)
-    assert await started.keeper.freeze()
-    size = marks.stat().st_size
-    await asyncio.sleep(0.2)  # time in which it would have worked
-    assert marks.stat().st_size == size
-    await started.keeper.thaw()
-    await eventually(lambda: marks.stat().st_size > size)
-    assert await started.keeper.freeze()
-    emptied = await processes.end("r1", grace_s=30)
-
-    assert (emptied.rung, emptied.left) == ("kill", ())
-    await nothing_is_left(processes, started)
-
-
-async def test_whoever_left_the_cgroup_is_paused_too(caged, home):
-    marks = home / "marks"
-    elsewhere = caged._cgroups.base.parent / f"paused-{os.getpid()}"
-    elsewhere.mkdir()
-    try:
-        work = f"echo $$ > {elsewhere}/cgroup.procs\nwhile :; do echo x >> {marks}; done"
-        started = await start(caged, "r1", home, tree(last=work))
-        await eventually(
-            lambda: marks.exists() and str(started.keeper.agent_pid) in (elsewhere / "cgroup.procs").read_text()
-        )
-        assert await started.keeper.freeze()
-        assert state_of(started.keeper.agent_pid) == "T"
-        await started.keeper.thaw()
-        await eventually(lambda: state_of(started.keeper.agent_pid) != "T")
-        assert (await caged.end("r1", grace_s=1)).left == ()
-        await nothing_is_left(caged, started)
-    finally:
-        elsewhere.rmdir()
 
 
 # The daemon dies
@@ -443,6 +461,7 @@ async def test_the_next_daemon_ends_what_stopped_keepers_hold(home, mode):
         assert swept["run0"].processes >= 20
         assert is_dead(keepers[0])
 
+@in_a_cgroup
 
 async def test_the_next_daemon_finds_emptied_environments_in_the_cgroup_when_the_keeper_died_too(caged, home):
     """And it finds the runs that its journal does not name."""

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,8 +18,9 @@ DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 
 def chromium_path() -> str:
     """Fails with the reason where there is none: a page that no browser has seen is not tested."""
-    found = os.environ.get("SWITCHBOARD_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    assert found, "these tests need Debian's chromium: apt-get install chromium, or name one in SWITCHBOARD_CHROMIUM"
+    places = f"{os.environ.get('PATH', os.defpath)}:{Path(sys.executable).parent}"
+    found = os.environ.get("SWITCHBOARD_CHROMIUM") or shutil.which("chromium", path=places)
+    assert found, "these tests need chromium: tools/chromium.sh fetches Debian's, or name one in SWITCHBOARD_CHROMIUM"
     return found
 
 
