@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from daemon.attempt import Attempt
+from daemon.attempt import TRY_AGAIN_S, Attempt
 from daemon.disk import DiskFull
 from daemon.domain import steps
 from daemon.domain.errors import NoSuch
@@ -126,7 +126,8 @@ class Runs:
         finally:
             self._leave(start.run)
         if why and self._tools.journal.run(record.id) is None:
-            self._tools.reports.put_run(replace(record, state=RunState.REFUSED, reason=why))
+            refused = self._tools.reports.put_run(replace(record, state=RunState.REFUSED, reason=why))
+            self._tools.stops.ended(refused)
         self._tools.reports.finish(id, InstructionState.FAILED if why else InstructionState.APPLIED, why)
 
     async def _resume(self, id: str, resume: Resume, why: str) -> None:
@@ -178,11 +179,12 @@ class Runs:
         if record.id in self._attempts or (known is not None and known.attempt >= record.attempt):
             raise Refused(f"run {record.id} was begun by another instruction meanwhile")
         order = self._tools.stops.hold_on(record)
-        coming = self._coming.get(record.id)
-        met = {order.id: held_sentence(order)} if order is not None else coming.orders if coming else {}
-        if met:
-            self._tools.stops.refuse(met, record)
-            raise Refused(next(iter(met.values())))
+        coming = self._coming.setdefault(record.id, Coming(record))
+        if order is not None:
+            coming.stop(order.id, held_sentence(order))
+            raise Refused(coming.orders[order.id])
+        if coming.orders:
+            raise Refused(next(iter(coming.orders.values())))
         record = self._tools.journal.put_run(record)
         attempt = Attempt(record, checked.driver, checked.found, prompt, resume, self._tools)
         self._attempts[record.id] = attempt
@@ -196,9 +198,7 @@ class Runs:
             await attempt.live(note)
         except Exception as error:  # one run's mishap must not end the others: its tree is ended, and it says why
             log.exception("run failed", run=run)
-            why = f"the daemon failed while it ran: {error or type(error).__name__}"
-            await tools.processes.end(run, grace_s=0, from_rung="kill")
-            self._write_off(attempt.record, why)
+            await self._write_off(attempt, f"the daemon failed while it ran: {error or type(error).__name__}")
         finally:
             tools.processes.forget(run)
             self._attempts.pop(run, None)
@@ -209,11 +209,20 @@ class Runs:
             saving.add_done_callback(self._saves.discard)
         self._settle()
 
-    def _write_off(self, record: RunRecord, why: str) -> None:
-        tools = self._tools
-        tools.questions.withdraw(tuple(a.id for a in tools.journal.open_approvals() if a.run == record.id), why)
-        known = tools.journal.run(record.id) or record
+    async def _write_off(self, attempt: Attempt, why: str) -> None:
+        """End what an attempt that failed has left: it is over when nothing of it lives, and not before."""
+        tools, run = self._tools, attempt.record.id
+        tools.questions.withdraw(tuple(a.id for a in tools.journal.open_approvals() if a.run == run), why)
+        since = tools.clock.boot_ms()
+        known = tools.journal.run(run) or attempt.record
+        while (emptied := await tools.processes.end(run, grace_s=0, from_rung="kill", since_ms=since)).left:
+            left = f"still alive after the last rung: {', '.join(emptied.left)}"
+            known = tools.reports.put_run(replace(known, reason=left, waits_for=""))
+            tools.stops.receipts(attempt.orders, known, emptied, left)
+            await asyncio.sleep(TRY_AGAIN_S)
+        known = tools.journal.run(run) or known
         if known.state in LIVE:
+            tools.stops.receipts(attempt.orders, known, emptied)
             how = RunEvent.TREE_EMPTY if known.state is RunState.STOPPING else RunEvent.FAILED
             tools.reports.put_run(replace(known.take(how), reason=why, waits_for=""))
 
@@ -265,12 +274,14 @@ class Runs:
 
     def _enter(self, record: RunRecord) -> Coming:
         self._calm.clear()
+        return self._coming.setdefault(record.id, Coming(record))
 
     def _leave(self, run: str) -> None:
-        self._coming.pop(run, None)
+        coming, known = self._coming.pop(run, None), self._tools.journal.run(run)
+        if coming is not None and (known is None or known.attempt < coming.record.attempt):
+            self._tools.stops.refuse(coming.orders, coming.record)  # it did not begin, for whatever reason
         self._settle()
 
     def _settle(self) -> None:
         if not self._attempts and not self._coming:
             self._calm.set()
-        return self._coming.setdefault(record.id, Coming(record))

@@ -194,9 +194,10 @@ class Supervised:
     def _tree_emptied(self, event: TreeEmptied, at: int) -> list[Instruction]:
         left = self._withdraw(self._cause())
         if self.state is RunState.STOPPING:
-            orders = tuple(self.orders)
+            # The receipts first: a crash between the two is met again as a run that is not over, and proven once more.
+            receipts = GiveReceipts(tuple(self.orders), ended=True)
             moved = self._move(RunEvent.TREE_EMPTY, self._sentence)
-            return [*left, *moved, GiveReceipts(orders, ended=True), SaveWork(orders)]
+            return [*left, receipts, *moved, SaveWork(receipts.orders)]
         how, reason = self._end or (RunEvent.FAILED, "all of its processes are gone, and it said nothing")
         return [*left, *self._unsaid(), *self._move(how, reason)]
 

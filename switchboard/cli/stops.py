@@ -12,7 +12,7 @@ from switchboard.cli.options import Session, machine_id, server_options
 from switchboard.cli.tables import Row, order_rows_table, runs_table, say, table
 from switchboard.cli.text import moment, plain
 
-ENDING = ("ending", "unconfirmed")
+ENDING = ("ending", "unconfirmed", "unproven")
 
 
 @click.group("stop")

@@ -123,14 +123,18 @@ class Standing(StrEnum):
     ENDED = "ended"
     REFUSED = "refused"
     FAILED = "failed"
+    UNPROVEN = "unproven"  # its machine says that it is over, and has given no receipt
     ENDING = "ending"  # its machine has the order
     UNCONFIRMED = "unconfirmed"  # its machine is attached but has not said so
     UNREACHABLE = "unreachable"  # its machine is away; it obeys at its return
 
 
-def standing(receipt: Receipt | None, *, attached: bool, holds_generation: bool) -> Standing:
+def standing(receipt: Receipt | None, *, over: bool, attached: bool, holds_generation: bool) -> Standing:
+    """*over* is its machine's own word, which is not proof."""
     if receipt is not None:
         return Standing(receipt.outcome.value)
+    if over:
+        return Standing.UNPROVEN
     if not attached:
         return Standing.UNREACHABLE
     return Standing.ENDING if holds_generation else Standing.UNCONFIRMED

@@ -124,12 +124,10 @@ class Proofs:
         return machine.orders_epoch == self._book.epoch and machine.orders_generation >= order.generation
 
     def _standing(self, order: Order, run: str, machine: Machine | None, receipt: Receipt | None) -> Standing:
-        if receipt is None:
-            known = self._projection.run(run)
-            if known is not None and known.revision and known.state in FINAL:
-                return Standing.ENDED  # by itself, in its machine's own word, before the order came
+        known = self._projection.run(run)
         return standing(
             receipt,
+            over=known is not None and known.revision > 0 and known.state in FINAL,
             attached=machine is not None and machine.attached,
             holds_generation=machine is not None and self._holds(order, machine),
         )

@@ -57,6 +57,8 @@ async def test_a_stop_of_three_machines_with_one_away(tmp_path: Path, model: Scr
             return set((await _standings(it, order)).values()) == {"ended"}
 
         await eventually(complete, SLOW)
+        receipts = [row["receipt"] for row in (await it.get(f"/orders/{order}"))["rows"]]
+        assert [(receipt["outcome"], bool(receipt["proof"])) for receipt in receipts] == [("ended", True)] * 3
         assert (await it.run(runs["forge"]))["state"] in ("stopped", "interrupted")
 
         lifted = await it.api.post(f"/orders/{order}/lift", json={"reason": "payments is back"})

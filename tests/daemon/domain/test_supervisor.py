@@ -122,8 +122,8 @@ def test_a_stop_withdraws_what_is_open_and_walks_the_ladder_and_only_the_empty_t
     ]
     assert strip.take(steps.AgentEnded("claude was killed by signal 9")) == [steps.WalkLadder("terminate")]
     assert strip.take(steps.TreeEmptied()) == [
-        steps.Announce(RunState.STOPPED, SENTENCE),
         steps.GiveReceipts(("o1",), ended=True),
+        steps.Announce(RunState.STOPPED, SENTENCE),
         steps.SaveWork(("o1",)),
     ]
 

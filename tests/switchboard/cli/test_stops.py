@@ -96,6 +96,22 @@ async def test_what_is_left_alive_ends_with_1_and_is_named(served: Served) -> No
         await lifted(served, order)
 
 
+async def test_a_run_that_is_over_by_its_machines_word_alone_is_not_called_proven(served: Served) -> None:
+    mill = await served.machine("word-mill")
+    async with mill.attached() as attachment:
+        await attachment.run("r-word", "RUNNING", repo="x/word")
+        order = await ordered(served, "--repo", "x/word")
+        await attachment.seen({order: ["r-word"]})
+        await attachment.run("r-word", "STOPPED", 2, repo="x/word")
+        waited = await served.cli("stop", "status", order, "--wait", "--timeout", "0.5")
+        assert waited.returncode == 3
+        assert "0 of 1 runs proven (1 unproven)" in waited.stdout
+        await proves(attachment, order, "r-word")
+        done = await served.cli("stop", "status", order, "--wait")
+        assert (done.returncode, "1 of 1 runs proven" in done.stdout) == (0, True)
+        await lifted(served, order)
+
+
 async def test_a_machine_that_is_away_is_said_to_be_unreachable(served: Served) -> None:
     mill = await served.machine("away-mill")
     async with mill.attached() as attachment:

@@ -115,10 +115,11 @@ def test_a_lift_happens_once():
     assert lifted.generation > ORDER.generation
 
 
-@given(st.booleans(), st.booleans(), st.sampled_from([None, *Outcome]))
-def test_nothing_is_shown_as_ended_without_a_receipt_that_says_so(attached, holds, outcome):
+@given(st.booleans(), st.booleans(), st.booleans(), st.sampled_from([None, *Outcome]))
+def test_nothing_is_shown_as_ended_without_a_receipt_that_says_so(over, attached, holds, outcome):
     receipt = outcome and Receipt(order="o", run="r", machine="m", attempt=1, outcome=outcome, at=NOON)
-    shown = standing(receipt, attached=attached, holds_generation=holds)
+    shown = standing(receipt, over=over, attached=attached, holds_generation=holds)
     assert (shown is Standing.ENDED) == (outcome is Outcome.ENDED)
-    if receipt is None and not attached:
+    assert (shown is Standing.UNPROVEN) == (over and receipt is None)
+    if receipt is None and not over and not attached:
         assert shown is Standing.UNREACHABLE

@@ -88,14 +88,14 @@ async def test_stopping_one_run_holds_nobody_back(store_url):
             await sb.runs.resume(BEN, "r-1")
 
 
-async def test_a_run_that_ended_by_itself_is_no_longer_waited_for(store_url):
+async def test_a_run_that_its_machine_calls_over_is_not_shown_as_ended_before_its_receipt(store_url):
     async with core(store_url) as sb:
         mill = await sb.machine()
         async with mill.attached() as stream:
             await stream.run("r-1")
             order = await sb.stops.issue(KIM, EVERYTHING, "x")
             await stream.run("r-1", "SUCCEEDED", 2)
-            assert [row.standing for row in sb.stops.status(order.id).rows] == [Standing.ENDED]
+            assert [row.standing for row in sb.stops.status(order.id).rows] == [Standing.UNPROVEN]
 
 
 async def test_orders_of_a_lost_store_come_back_from_this_replicas_disk(store_url, store, tmp_path):

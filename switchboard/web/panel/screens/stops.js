@@ -7,9 +7,9 @@ import { at, go } from "../route.js";
 import { Ask, Empty, Note, Problem, Skeleton, State, useAction } from "../ui/parts.js";
 import { ago, bytes, count, day, exact, line } from "../text.js";
 
-const ORDER = ["ended", "refused", "failed", "ending", "unconfirmed", "unreachable"];
+const ORDER = ["ended", "refused", "failed", "unproven", "ending", "unconfirmed", "unreachable"];
 const SAYS = {
-  ended: "seen gone by its machine", refused: "start refused", failed: "something is left alive", ending: "its machine has the order", unconfirmed: "not confirmed yet", unreachable: "machine away: obeys at its return",
+  ended: "seen gone by its machine", refused: "start refused", failed: "something is left alive", unproven: "over, its machine says, without proof", ending: "its machine has the order", unconfirmed: "not confirmed yet", unreachable: "machine away: obeys at its return",
 };
 
 /** A selector in words. */

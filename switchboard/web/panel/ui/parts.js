@@ -5,7 +5,7 @@ import { exact, line } from "../text.js";
 const TONES = {
   ordered: "", starting: "run", running: "run", waiting: "wait", idle: "", stopping: "wait", succeeded: "good", failed: "bad", stopped: "", interrupted: "wait", refused: "bad",
   open: "wait", approved: "good", denied: "bad", expired: "", withdrawn: "",
-  ended: "good", ending: "run", unconfirmed: "wait", unreachable: "wait",
+  ended: "good", unproven: "wait", ending: "run", unconfirmed: "wait", unreachable: "wait",
   active: "good", revoked: "bad", locked: "bad", attached: "good", away: "wait", standing: "wait", lifted: "", over: "",
 };
 
@@ -21,7 +21,7 @@ const dashes = html`<circle cx="6" cy="6" r="4.6" stroke-dasharray="2.2 1.8" />`
 const SHAPES = {
   ordered: dashes, starting: dashes, running: dot, waiting: diamond, idle: ring, stopping: halves, succeeded: check, failed: cross, stopped: square, interrupted: halves, refused: slash,
   open: diamond, approved: check, denied: cross, expired: dashes, withdrawn: ring,
-  ended: check, ending: halves, unconfirmed: dashes, unreachable: ring,
+  ended: check, unproven: dashes, ending: halves, unconfirmed: dashes, unreachable: ring,
   active: check, revoked: slash, locked: slash, attached: dot, away: ring, standing: diamond, lifted: check, over: ring,
 };
 
