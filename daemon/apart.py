@@ -24,7 +24,7 @@ from daemon.git import Diff, Repo, RepoProblem
 from daemon.restore import CannotRestore, Restored, restore
 from daemon.safety import Caps, NoCopy, SafetyStore
 
-LOOK_S, DIFF_S, RESTORE_S = 20.0, 30.0, 300.0
+LOOK_S, DIFF_S, RESTORE_S = 20.0, 30.0, 120.0  # less than the switchboard waits for each
 _MEMORY = 2 << 30  # bytes of data, so that a checkout cannot take all of the machine
 _PR_SET_PDEATHSIG = 1
 _PROBLEMS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (RepoProblem, NoCopy, CannotRestore)}

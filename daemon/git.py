@@ -50,8 +50,7 @@ class FileDiff:
 @dataclass(frozen=True, slots=True)
 class Diff:
     files: tuple[FileDiff, ...]
-    truncated: bool = False
-    count: int = 0  # of all files that differ, shown or not
+    count: int = 0  # of all files that differ, in `files` or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +188,7 @@ def diff(root: Path, base: str, *, limit_s: float = 20) -> Diff:
                 f"the commit {shown(base)[:40]} at which the run started is no longer in {shown(root)}"
             ) from error
         found, all_changes = changes(repo, tree)
-        files, left, cut = [], TOTAL_CAP, len(all_changes) > MAX_FILES
+        files, left = [], TOTAL_CAP
         with inside.folder(root) as folder:
             for change in all_changes[:MAX_FILES]:
                 if left < _LEAST or time.monotonic() > until:
@@ -198,9 +197,8 @@ def diff(root: Path, base: str, *, limit_s: float = 20) -> Diff:
                 else:
                     file = _capped(_file(repo, found, change, folder), min(FILE_CAP, left))
                 left -= len(file.patch.encode())
-                cut |= file.truncated
                 files.append(file)
-        return Diff(tuple(files), cut, len(all_changes))
+        return Diff(tuple(files), len(all_changes))
     except (pygit2.GitError, KeyError, ValueError, OSError) as error:
         raise RepoProblem(f"{shown(root)} cannot be compared: {_words(error)}") from error
     finally:

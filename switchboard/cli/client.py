@@ -25,6 +25,7 @@ _KINDS: dict[int, type[Failed]] = {
     httpx.codes.UNAUTHORIZED: NotSignedIn,
     httpx.codes.SERVICE_UNAVAILABLE: Away,
 }
+ANSWERS_S = 60.0  # more than the server takes for all but what is said to take longer
 PATIENCE_S = 60.0  # how long a stream that was cut is taken up again before the command gives up
 
 
@@ -116,7 +117,6 @@ class Server:
             base_url=place.url + "/api/v1",
             auth=auth,
             headers=headers,
-            timeout=httpx.Timeout(60, connect=5),
             trust_env=host not in LOOPBACK,  # a proxy has no business with what never leaves this machine
             verify=_trusted(),
         )
@@ -129,12 +129,12 @@ class Server:
         """Whether there is anything to show the server."""
         return "Authorization" in self._http.headers or self._http.auth is not None
 
-    def get(self, path: str, **query: Any) -> Any:
-        return self._call("GET", path, query=query)
+    def get(self, path: str, *, within: float = ANSWERS_S, **query: Any) -> Any:
+        return self._call("GET", path, query=query, within=within)
 
-    def post(self, path: str, body: Any = None, *, repeat: bool = False) -> Any:
+    def post(self, path: str, body: Any = None, *, repeat: bool = False, within: float = ANSWERS_S) -> Any:
         """POST *body*. With *repeat* a lost reply is asked for again: only for bodies that carry their own request id."""
-        return self._call("POST", path, body=body if body is not None else {}, repeat=repeat)
+        return self._call("POST", path, body=body if body is not None else {}, repeat=repeat, within=within)
 
     def patch(self, path: str, body: Any) -> Any:
         return self._call("PATCH", path, body=body)
@@ -155,16 +155,29 @@ class Server:
             if not after:
                 return
 
-    def _call(self, method: str, path: str, *, query: Any = None, body: Any = None, repeat: bool = False) -> Any:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Any = None,
+        body: Any = None,
+        repeat: bool = False,
+        within: float = ANSWERS_S,
+    ) -> Any:
         params = {k: v for k, v in (query or {}).items() if v not in (None, "", ())}
         for wait in (0.3, 1.0, 3.0, None):
             try:
-                answer = self._http.request(method, path, params=params, json=body)
+                answer = self._http.request(
+                    method, path, params=params, json=body, timeout=httpx.Timeout(within, connect=5)
+                )
                 return self._read(answer)
             except httpx.ConnectError as error:
                 raise self._nobody(error) from None
             except httpx.HTTPError as error:
-                if wait is None or not (repeat or method == "GET"):
+                # A question that was too slow once is as slow again; a reply that was lost is not.
+                again = repeat or (method == "GET" and not isinstance(error, httpx.ReadTimeout))
+                if wait is None or not again:
                     raise Away(f"{self.place.url} did not answer ({_why(error)}): look whether it happened") from None
                 time.sleep(wait)
         raise AssertionError("the last wait is None")

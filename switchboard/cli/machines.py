@@ -7,6 +7,8 @@ from switchboard.cli.options import Session, machine_id, server_options
 from switchboard.cli.tables import machines_table, say, table
 from switchboard.cli.text import as_json, moment, plain, size
 
+RESTORE_S = 180.0  # more than the server gives the machine
+
 
 class ListedByDefault(click.Group):
     """A group that lists when no subcommand is named."""
@@ -110,7 +112,8 @@ def safety_show(at: Session, id: str, machine: str | None) -> None:
 @server_options
 def safety_restore(at: Session, id: str, into: str, machine: str | None) -> None:
     """Write a copy out as a checkout."""
-    found = at.server.post(f"/machines/{_where(at, machine)}/safety/{part(id)}/restore", {"into": into})
+    path = f"/machines/{_where(at, machine)}/safety/{part(id)}/restore"
+    found = at.server.post(path, {"into": into}, within=RESTORE_S)
     at.out.show(found, lambda: as_json(found))
 
 

@@ -163,19 +163,19 @@ def diff_text(found: Mapping[str, Any]) -> str:
             name = f"{plain(old)} → {name}"
         counts = f"+{file.get('additions', 0)} −{file.get('deletions', 0)}"
         lines = [click.style(f"{plain(file.get('status'))} {name}  {counts}", bold=True)]
-        if file.get("binary"):
-            lines.append("  (binary)")
-        elif file.get("patch"):
-            patch = str(file["patch"]).rstrip("\n").split("\n")
+        if file["patch"]:
+            patch = file["patch"].rstrip("\n").split("\n")
             first = next(
                 (n for n, line in enumerate(patch) if line.startswith("@@")), 0
             )  # the line above says the rest
             lines += map(_coloured, patch[first:])
-        if file.get("truncated"):
-            lines.append("  … the rest of this file's diff is not shown: it is too large")
+        if file["note"]:  # why there is no patch, or not all of it
+            lines.append(f"  … {plain(file['note'])}")
+        elif file["truncated"] or file["binary"]:
+            lines.append("  … not all of it is shown" if file["truncated"] else "  (binary)")
         parts.append("\n".join(lines))
-    if found.get("truncated"):
-        parts.append("… more files have changed than are shown here")
+    if (more := found["count"] - len(found["files"])) > 0:
+        parts.append(f"… {more} more {'file has' if more == 1 else 'files have'} changed than are shown here")
     return "\n\n".join(parts) if parts else "nothing has changed"
 
 

@@ -17,6 +17,7 @@ from switchboard.cli.text import age, plain
 from switchboard.domain.run import RESUMABLE, RunState
 
 LONGEST_PROMPT = 1 << 20
+DIFF_S = 90.0  # more than the server gives the machine
 ANSWERS_WITHIN_S = 20.0  # how long `run start` waits for the machine's first word
 
 
@@ -208,7 +209,7 @@ def output_command(at: Session, id: str, follow: bool, first: int) -> None:
 @server_options
 def diff(at: Session, id: str) -> None:
     """Show what changed in the checkout since the run started."""
-    found = at.server.get(f"/runs/{part(id)}/diff")
+    found = at.server.get(f"/runs/{part(id)}/diff", within=DIFF_S)
     at.out.show(found, lambda: output.diff_text(found))
 
 

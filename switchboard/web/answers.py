@@ -22,7 +22,7 @@ class FileDiff(BaseModel):
 
 class Diff(BaseModel):
     files: list[FileDiff]
-    truncated: bool = False
+    count: int = 0  # of all files that differ, in `files` or not
 
 
 class OlderEvent(BaseModel):

@@ -14,7 +14,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from switchboard.web.settings import WebSettings
 
 DRAINED, DRAIN_S = 16 * 1024 * 1024, 10.0
-BODY_LIMIT = 2 * 1024 * 1024  # a prompt of 1 MB fits, escaped as JSON too
+MIB = 1024 * 1024
+BODY_LIMIT = 2 * MIB
+PROMPT_BODY_LIMIT = 8 * MIB  # JSON may spell each byte of a prompt of 1 MiB with six
+PROMPTS = re.compile(r"/api/v1/runs(/[^/]+/(messages|resume))?")
 
 # Scripts and styles from here only, no inline ones, and no string ever becomes markup (Trusted Types without a policy).
 CSP = "; ".join(
@@ -48,9 +51,6 @@ log = structlog.get_logger("web")
 _ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
-TOO_LARGE = "the body is over 2 MiB: a prompt may have 1 MiB"
-
-
 class Edge:
     def __init__(self, app: ASGIApp, settings: WebSettings) -> None:
         self._app = app
@@ -77,12 +77,13 @@ class Edge:
         if len(hosts) != 1 or not self._settings.answers(hosts[0]):
             await _refuse(sent, 400, f"this switchboard does not answer to the name {', '.join(hosts)[:100]!r}", id)
             return
-        if not headers.get("content-length", "0").isdigit() or int(headers.get("content-length", "0")) > BODY_LIMIT:
+        limit = PROMPT_BODY_LIMIT if PROMPTS.fullmatch(scope["path"]) else BODY_LIMIT
+        if not headers.get("content-length", "0").isdigit() or int(headers.get("content-length", "0")) > limit:
             await _drain(receive)
-            await _refuse(sent, 413, TOO_LARGE, id)
+            await _refuse(sent, 413, _too_large(limit), id)
             return
         try:
-            await self._app(scope, _counted(receive), sent)
+            await self._app(scope, _counted(receive, limit), sent)
         except Exception as error:
             # A bug: with an answer of 500 it was logged where that was made; later than that, it can only be logged here.
             if status != 500:
@@ -102,7 +103,11 @@ class Edge:
         headers["x-request-id"] = id
 
 
-def _counted(receive: Receive) -> Receive:
+def _too_large(limit: int) -> str:
+    return f"the body is over {limit // MIB} MiB" + (": a prompt may have 1 MiB" if limit > BODY_LIMIT else "")
+
+
+def _counted(receive: Receive, limit: int) -> Receive:
     seen = 0
 
     async def counted() -> Message:
@@ -110,9 +115,9 @@ def _counted(receive: Receive) -> Receive:
         message = await receive()
         if message["type"] == "http.request":
             seen += len(message.get("body", b""))
-            if seen > BODY_LIMIT:
+            if seen > limit:
                 await _drain(receive)
-                raise HTTPException(413, TOO_LARGE)
+                raise HTTPException(413, _too_large(limit))
         return message
 
     return counted

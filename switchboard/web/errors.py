@@ -19,6 +19,7 @@ from switchboard.domain.errors import (
     Unavailable,
 )
 from switchboard.services.people import TooManyTries
+from switchboard.web import shell
 
 STATUS: dict[type[SwitchboardError], int] = {  # the first that fits, so a narrower one stands above a wider one
     TooManyTries: 429,
@@ -59,6 +60,8 @@ def add_handlers(api: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> Response:
         text = error.detail if error.status_code in {400, 413} else HTTPStatus(error.status_code).phrase.lower()
         if error.status_code == 404:
+            if shell.is_for_a_page(request):
+                return shell.no_such_page(request)
             text = f"there is no {request.method} {request.url.path[:100]} here"
         return answer(request, error.status_code, text)
 

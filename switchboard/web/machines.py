@@ -13,7 +13,7 @@ from switchboard.web.guard import Asks, Guarded
 from switchboard.web.models import InviteMachine, Restore, Why
 from switchboard.web.parts import Has, Shows
 
-ANSWER_S = 30.0
+ANSWER_S, RESTORE_S = 30.0, 150.0  # more than a machine takes before it gives up and says why
 
 router = APIRouter(route_class=Guarded, tags=["machines"])
 
@@ -62,7 +62,7 @@ async def restore(id: str, sid: str, body: Restore, caller: Asks, has: Has) -> A
     """Write a copy into a new or empty folder of its own machine."""
     _may_use(caller, _found(has, id))
     answer = await has.queries.ask(
-        id, {"safety": {"verb": "restore", "id": sid, "into": body.into}}, ANSWER_S * 4, by=caller.person
+        id, {"safety": {"verb": "restore", "id": sid, "into": body.into}}, RESTORE_S, by=caller.person
     )
     await has.audit.append(
         by=caller.person, via=caller.via, action="safety.restored", subject=f"{id}/{sid}", details={"into": body.into}

@@ -14,6 +14,10 @@ PROMPT_LIMIT = 1024 * 1024
 def _prompt(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty: say what the agent shall do")
+    return _not_too_long(text)
+
+
+def _not_too_long(text: str) -> str:
     if (size := len(text.encode())) > PROMPT_LIMIT:
         raise ValueError(
             f"is {size} bytes long, and the limit is {PROMPT_LIMIT} (1 MiB): put it into a file of the repository"
@@ -72,7 +76,7 @@ class MaybeWhy(Body):
 
 
 class Resume(Body):
-    text: Annotated[str, Field(max_length=PROMPT_LIMIT)] = ""
+    text: Annotated[str, AfterValidator(_not_too_long)] = ""
 
 
 class CastVote(Body):

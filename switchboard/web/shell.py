@@ -44,10 +44,26 @@ class Files:
             return Response(status_code=304, headers=headers)
         return Response(found[0], media_type=found[1], headers=headers)
 
+    def whole(self, name: str, status: int) -> Response:
+        data, kind = self._files[name]
+        return Response(data, status, media_type=kind, headers={"cache-control": "no-cache"})
+
 
 async def page(request: Request) -> Response:
     files: Files = request.app.state.files
     return files.answer(request, "index.html")
+
+
+def is_for_a_page(request: Request) -> bool:
+    """Tell whether a browser asks for this address, to show what is there."""
+    browses = "text/html" in request.headers.get("accept", "")
+    return browses and request.method == "GET" and not request.url.path.startswith("/api/")
+
+
+def no_such_page(request: Request) -> Response:
+    """Return the page, which says itself that it knows no such address."""
+    files: Files = request.app.state.files
+    return files.whole("index.html", 404)
 
 
 for _path in PAGES:

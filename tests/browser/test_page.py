@@ -126,16 +126,25 @@ class TestRuns:
             "patch": patch,
         }
         lock = {**file, "path": "poetry.lock", "additions": 900}
+        nested = {"path": "lib/", "status": "added", "truncated": True, "note": "a repository of its own: not shown"}
         async with machine.attached() as attached, machine.uploading() as uploading:
             await attached.run("r-1", base_commit="9f2c4e1ab3dd")
             tab = await open_tab("ana", path="/r/r-1")
             await tab.page.get_by_role("tab", name="Changes").click()
             await eventually(lambda: attached.instructions)
-            await uploading.answer(attached.instructions[0].id, {"files": [file, lock], "truncated": False}, cut=1000)
+            await uploading.answer(attached.instructions[0].id, {"files": [file, lock, nested], "count": 9}, cut=1000)
             await expect(tab.page.locator(".diff").first).to_contain_text("fine = 1")
             await expect(tab.page.locator(".diff").nth(1)).not_to_contain_text("fine = 1")
+            await expect(tab.page.locator(".diff").nth(2)).to_contain_text("a repository of its own: not shown")
+            await expect(tab.page.get_by_text("6 more files changed than what a machine sends")).to_be_visible()
             await tab.page.locator(".diff summary").nth(1).click()
             await expect(tab.page.locator(".diff").nth(1)).to_contain_text("fine = 1")
+
+    async def test_an_address_that_does_not_exist_is_said(self, home: House, open_tab):
+        tab = await open_tab("ana", path="/runs/r-1")
+        await expect(tab.page.get_by_text("There is no page /runs/r-1")).to_be_visible()
+        await tab.go("/")
+        await expect(tab.page.get_by_text("There is no page")).not_to_be_visible()
 
     async def test_what_a_machine_would_not_do_is_said(self, home: House, open_tab):
         machine = await home.machine()

@@ -11,7 +11,7 @@ import { Approvals } from "./screens/approvals.js";
 import { Stop, Stops } from "./screens/stops.js";
 import { Machines } from "./screens/machines.js";
 import { Account, leave } from "./screens/account.js";
-import { Fence } from "./ui/parts.js";
+import { Empty, Fence } from "./ui/parts.js";
 import { line } from "./text.js";
 
 takeSecret();
@@ -33,7 +33,7 @@ function screen(where) {
     const id = decodeURIComponent(one[2]);
     return { r: () => html`<${Run} key=${id} id=${id} />`, a: () => html`<${Approvals} id=${id} />`, s: () => html`<${Stop} key=${id} id=${id} />` }[one[1]]();
   }
-  return { "/approvals": () => html`<${Approvals} />`, "/stops": () => html`<${Stops} />`, "/machines": () => html`<${Machines} />`, "/account": () => html`<${Account} />` }[where]?.() ?? html`<${Runs} />`;
+  return { "/": () => html`<${Runs} />`, "/approvals": () => html`<${Approvals} />`, "/stops": () => html`<${Stops} />`, "/machines": () => html`<${Machines} />`, "/account": () => html`<${Account} />` }[where]?.() ?? html`<${Empty} title="No such page"><p>There is no page ${line(where)}: <a href="/">the runs</a> are where everything begins.</p><//>`;
 }
 
 function Shell() {

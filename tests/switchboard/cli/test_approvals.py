@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -111,7 +112,15 @@ async def test_an_edited_input_is_shown_beside_what_was_asked(served: Served, tm
     mill = await served.machine("edit-mill")
     async with mill.attached() as attachment:
         id = await asks(attachment, "edit")
-        for text, sentence in (("{", "is not JSON"), ("[1]", "is to hold one JSON object")):
+        for text, sentence in (
+            ("{", "is not JSON"),
+            ("[1]", "is to hold one JSON object"),
+            ('{"a": NaN}', "NaN is no number in JSON"),
+            ('{"a": 1e999}', "is not JSON"),
+            ('{"a": "\\ud800"}', "holds half of a character"),
+            ('{"a": ' + "[" * 100 + "]" * 100 + "}", "nested too deeply"),
+            ('{"a": ' * 100_000, "nested too deeply"),
+        ):
             (tmp_path / "input.json").write_text(text)
             refused = await served.cli("approve", id, "--input", str(tmp_path / "input.json"), by="ben")
             assert (refused.returncode, sentence in refused.stderr) == (1, True)
@@ -146,6 +155,31 @@ async def test_a_choice_is_answered_from_a_file_and_a_bare_yes_says_how(served: 
         assert json.loads((await decision(attachment)).input_json) == {"answers": {"Which mill?": "small"}}
 
 
+async def test_an_edited_input_may_come_on_stdin(served: Served) -> None:
+    mill = await served.machine("stdin-mill")
+    async with mill.attached() as attachment:
+        id = await asks(attachment, "stdin")
+        voting = asyncio.create_task(served.cli("approve", id, "--input", "-", by="ben", input='{"command": "make я"}'))
+        await confirms(attachment)
+        done = await voting
+        assert done.returncode == 0, done.stderr
+        assert json.loads((await decision(attachment)).input_json) == {"command": "make я"}
+
+
+async def test_who_signs_in_needs_no_good_token(served: Served) -> None:
+    mill = await served.machine("stale-mill")
+    async with mill.attached() as attachment:
+        for number, token in enumerate(("sbt_stale", "sbt_\n"), 1):
+            id = await asks(attachment, f"stale{number}")
+            named = ("--url", served.url, "--token", token)
+            voting = asyncio.create_task(served.cli("approve", id, *named, by="ben"))
+            await confirms(attachment, number)
+            done = await voting
+            assert done.returncode == 0, done.stderr
+        nameless = await served.cli("approve", id, token="sbt_stale")
+        assert (nameless.returncode, "this token is not known here" in nameless.stderr) == (1, True)
+
+
 async def test_only_the_machines_receipt_puts_a_decision_in_force(served: Served) -> None:
     mill = await served.machine("force-mill")
     async with mill.attached() as attachment:
@@ -178,17 +212,17 @@ async def test_nobody_votes_who_may_not(served: Served) -> None:
         assert isinstance(attachment.welcome, fleet_pb2.Welcome)
 
 
-def on_terminal(served: Served, *words: str, token: str = "") -> Spoken:
+def spoken(served: Served, *words: str, token: str = "", terminal: bool = True) -> Spoken:
     env = {k: v for k, v in os.environ.items() if not k.startswith("SWITCHBOARD_")}
-    env |= {"SWITCHBOARD_URL": served.url, "SWITCHBOARD_TOKEN": token, "TERM": "xterm", "COLUMNS": "200"}
-    return Spoken([sys.executable, "-m", "switchboard", *words], env, terminal=True)
+    env |= {"SWITCHBOARD_URL": served.url, "SWITCHBOARD_TOKEN": token, "TERM": "xterm", "COLUMNS": "200", "LINES": "24"}
+    return Spoken([sys.executable, "-m", "switchboard", *words], env, terminal=terminal)
 
 
 async def test_the_password_is_asked_after_all_was_shown(served: Served) -> None:
     mill = await served.machine("pty-mill")
     async with mill.attached() as attachment:
         id = await asks(attachment, "pty", "echo \x1b]0;title\x07")
-        terminal = on_terminal(served, "approve", id, "--as", "ben", token=served.token("ana"))
+        terminal = spoken(served, "approve", id, "--as", "ben", token=served.token("ana"))
         await terminal.says("Password of ben: ")
         assert "echo \\x1b]0;title\\x07" in terminal.said
         assert "digest    sha256:" in terminal.said
@@ -205,7 +239,7 @@ async def test_where_the_token_reads_nothing_it_is_shown_before_the_yes(served: 
     mill = await served.machine(f"yes-mill{token}")
     async with mill.attached() as attachment:
         id = await asks(attachment, f"ask{token}")
-        terminal = on_terminal(served, "approve", id, "--as", "ben", token=served.token(token) if token else "")
+        terminal = spoken(served, "approve", id, "--as", "ben", token=served.token(token) if token else "")
         await terminal.says("Password of ben: ")
         terminal.type(PASSWORDS["ben"] + "\n")
         await terminal.says("approve this? [y/N]")
@@ -219,7 +253,7 @@ async def test_ctrl_c_at_the_password_decides_nothing(served: Served) -> None:
     mill = await served.machine("ctrlc-mill")
     async with mill.attached() as attachment:
         id = await asks(attachment, "ctrlc")
-        terminal = on_terminal(served, "approve", id, "--as", "ben", token=served.token("ben"))
+        terminal = spoken(served, "approve", id, "--as", "ben", token=served.token("ben"))
         await terminal.says("Password of ben: ")
         terminal.type("\x03")
         assert await terminal.ended() == 130
@@ -230,11 +264,11 @@ async def test_ctrl_c_at_the_password_decides_nothing(served: Served) -> None:
 async def test_a_watched_list_redraws_when_something_comes(served: Served) -> None:
     mill = await served.machine("watch-mill")
     async with mill.attached() as attachment:
-        terminal = on_terminal(served, "approvals", "--watch", token=served.token())
+        terminal = spoken(served, "approvals", "--watch", token=served.token())
         await terminal.says("APPROVAL")
         await asks(attachment, "watched")
         await terminal.says("a-watched")
-        runs = on_terminal(served, "runs", "--watch", "--machine", "watch-mill", token=served.token())
+        runs = spoken(served, "runs", "--watch", "--machine", "watch-mill", token=served.token())
         await runs.says("r-watched")
         await attachment.run("r-watched", "RUNNING", revision=2)
         await runs.says("running")
@@ -242,3 +276,40 @@ async def test_a_watched_list_redraws_when_something_comes(served: Served) -> No
             each.type("\x03")
             assert await each.ended() == 130
             assert "Traceback" not in each.said
+
+
+async def test_a_screen_says_how_many_runs_it_has_no_room_for(served: Served) -> None:
+    mill = await served.machine("full-mill")
+    async with mill.attached() as attachment:
+        for number in range(60):
+            await attachment.run(f"r-full{number}", "RUNNING")
+        screen = spoken(served, "runs", "--watch", "--machine", "full-mill", token=served.token())
+        await screen.says("38 more than fit here")
+        screen.type("\x03")
+        assert await screen.ended() == 130
+
+
+async def test_a_watching_program_gets_every_run_and_a_line_for_each_change(served: Served) -> None:
+    mill, other = await served.machine("line-mill"), await served.machine("other-mill")
+    async with other.attached() as elsewhere:
+        async with mill.attached() as attachment:
+            for number in range(60):
+                await attachment.run(f"r-line{number}", "RUNNING")
+            words = ("runs", "--watch", "--json", "--machine", "line-mill")
+            watching = spoken(served, *words, token=served.token(), terminal=False)
+
+            def lines() -> list[Any]:
+                said = watching.said.splitlines(keepends=True)
+                return [json.loads(line)["runs"] for line in said if line.startswith("{") and line.endswith("\n")]
+
+            await eventually(lines, within=30)
+            assert len(lines()[0]) == 60
+            await elsewhere.run("r-elsewhere", "RUNNING")  # has it look again, and find nothing but older rows
+            await attachment.run("r-line7", "IDLE", revision=2)
+            await eventually(lambda: len(lines()) > 1, within=30)
+            assert {row["id"]: row["state"] for row in lines()[1]}["r-line7"] == "idle"
+        await eventually(lambda: len(lines()) > 2, within=30)
+        assert not any(row["reachable"] for row in lines()[2])
+        watching.process.send_signal(signal.SIGINT)
+        assert await watching.ended() == 130
+        assert len(lines()) == 3

@@ -14,8 +14,13 @@ import click
 import httpx
 import pytest
 
-from switchboard.cli.client import Message, Place, Server, _messages, default_data, find, part
+from daemon import answers, apart
+from switchboard.cli.client import ANSWERS_S, Message, Place, Server, _messages, default_data, find, part
 from switchboard.cli.errors import Away, Failed, NotSignedIn
+from switchboard.cli.machines import RESTORE_S
+from switchboard.cli.runs import DIFF_S
+from switchboard.web import machines as web_machines
+from switchboard.web import output as web_output
 
 
 @pytest.fixture(autouse=True)
@@ -207,3 +212,24 @@ def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(token: str) -
     with pytest.raises(NotSignedIn, match="copy it again") as refused:
         Server(Place("http://127.0.0.1:1", token))
     assert "sbt" not in str(refused.value)
+
+
+def test_a_question_that_was_too_slow_is_not_put_again() -> None:
+    asked: list[str] = []
+    over = threading.Event()
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        over.wait(30)
+
+    with stranger(answer) as url:
+        with pytest.raises(Away, match="it took too long"):
+            Server(Place(url)).get("/runs/r/diff", within=0.2)
+        over.set()
+    assert asked == ["/api/v1/runs/r/diff"]
+
+
+def test_each_side_waits_longer_than_the_one_behind_it() -> None:
+    assert ANSWERS_S > web_machines.ANSWER_S > answers.SAFETY_S
+    assert DIFF_S > web_output.DIFF_S > apart.DIFF_S
+    assert RESTORE_S > web_machines.RESTORE_S > apart.RESTORE_S

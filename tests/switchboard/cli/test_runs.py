@@ -215,20 +215,28 @@ async def test_the_diff_is_asked_of_the_machine(served: Served) -> None:
             "deletions": 1,
             "patch": patch,
             "truncated": True,
+            "note": "cut here: 9,999 more bytes",
         }
         gone = {"path": "c.bin", "old_path": "d.bin", "status": "renamed", "binary": True}
-        await uploading.answer(query.id, {"files": [file, gone], "truncated": True}, cut=50)
+        nested = {"path": "lib/", "status": "added", "truncated": True, "note": "a repository of its own: not shown"}
+        await uploading.answer(query.id, {"files": [file, gone, nested], "count": 5}, cut=50)
         done = await asking
         assert done.returncode == 0, done.stderr
         for words in (
             "modified a\\x0ab.py  +1 −1",
             "+new\\x1b[31m",
-            "too large",
+            "… cut here: 9,999 more bytes",
+            "… a repository of its own: not shown",
             "d.bin → c.bin",
             "(binary)",
-            "more files",
+            "… 2 more files have changed than are shown here",
         ):
             assert words in done.stdout
+
+        asking = asyncio.create_task(served.cli("run", "diff", "r-diff"))
+        await eventually(lambda: len(attachment.instructions) == 2)
+        await uploading.answer(attachment.instructions[1].id, {"files": [file], "count": 1})
+        assert "more files" not in (await asking).stdout
 
 
 async def test_bad_input_is_one_sentence(served: Served, tmp_path: Path) -> None:

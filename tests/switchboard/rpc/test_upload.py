@@ -118,7 +118,7 @@ async def test_a_question_is_answered_in_parts(store_url):
             asking = asyncio.create_task(sb.queries.ask(mill.id, {"diff": {"run_id": "r-1"}}))
             await eventually(lambda: stream.instructions)
             assert stream.instructions[0].query.diff.run_id == "r-1"
-            answer = {"files": [{"path": "ä" * 100}], "truncated": False}
+            answer = {"files": [{"path": "ä" * 100}], "count": 1}
             await up.answer(stream.instructions[0].id, answer)
 
             assert await asking == answer

@@ -75,13 +75,20 @@ class TestRuns:
         machine = await home.machine()
         client = await home.browser("ana")
         async with machine.attached() as attached:
-            whole = await client.post(f"{V1}/runs", json={**START, "prompt": "é" * (512 * 1024)})
+            kind = {"content-type": "application/json"}
+            for prompt in ("é" * (512 * 1024), "я" * (512 * 1024), "\x01" * (1024 * 1024 - 1) + "x"):
+                spelt = json.dumps({**START, "prompt": prompt})  # with escapes of six characters
+                whole = await client.post(f"{V1}/runs", content=spelt, headers=kind)
+                assert whole.status_code == 202, whole.text
+                await eventually(lambda: attached.instructions and attached.instructions[-1].start.prompt == prompt)  # noqa: B023  awaited here
             more = await client.post(f"{V1}/runs", json={**START, "prompt": "x" * (1024 * 1024 + 1)})
-            flood = await client.post(f"{V1}/runs", json={**START, "prompt": "x" * (3 * 1024 * 1024)})
-            assert whole.status_code == 202
-            await eventually(lambda: attached.instructions)
-            assert len(attached.instructions[0].start.prompt.encode()) == 1024 * 1024
+            flood = await client.post(f"{V1}/runs", json={**START, "prompt": "x" * (9 * 1024 * 1024)})
+            other = await client.post(f"{V1}/orders", json={"reason": "x" * (3 * 1024 * 1024)})
+            await attached.run("r-ended", "SUCCEEDED", session_id="s-1")
+            resumed = await client.post(f"{V1}/runs/r-ended/resume", json={"text": "я" * (512 * 1024 + 1)})
 
+        assert (resumed.status_code, other.status_code) == (400, 413)
+        assert "1 MiB" in resumed.json()["error"]
         assert (more.status_code, flood.status_code) == (400, 413)
         assert "1 MiB" in more.json()["error"]
         assert "1 MiB" in flood.json()["error"]
@@ -89,7 +96,7 @@ class TestRuns:
     async def test_the_diff_is_asked_of_the_machine(self, home: House):
         machine = await home.machine()
         client = await home.browser("ana")
-        diff = {"files": [{"path": "a.py", "patch": "@@ -1 +1 @@\n-a\n+b\n"}], "truncated": False}
+        diff = {"files": [{"path": "a.py", "patch": "@@ -1 +1 @@\n-a\n+b\n"}], "count": 7}
         async with machine.attached() as attached, machine.uploading() as uploading:
             await attached.run("r-1")
             asking = asyncio.create_task(client.get(f"{V1}/runs/r-1/diff"))
@@ -98,7 +105,7 @@ class TestRuns:
             answer = await asking
 
         assert answer.json()["files"][0]["patch"] == diff["files"][0]["patch"]
-        assert set(answer.json()) == {"files", "truncated"}
+        assert (set(answer.json()), answer.json()["count"]) == ({"files", "count"}, 7)
         assert attached.instructions[0].query.diff.run_id == "r-1"
 
     @pytest.mark.parametrize("said", [[], "x", {"files": "x"}, {"files": [{"path": 1}]}, {"files": [None]}, {}])
@@ -367,7 +374,7 @@ class TestBadInput:
 
     async def test_a_body_without_a_length_is_cut_off_at_the_limit(self, home: House):
         async def flood():
-            for _ in range(64):
+            for _ in range(160):
                 yield b"x" * 65536
 
         client = await home.browser("ana")
@@ -405,6 +412,17 @@ class TestAnswers:
     async def test_an_unchanged_file_is_not_sent_again(self, home: House):
         client = home.nobody()
         first = await client.get("/panel/app.js")
+    async def test_a_page_that_does_not_exist_is_said_by_the_page_and_to_programs_in_json(self, home: House):
+        browsing, program = home.nobody(accept="text/html,*/*;q=0.8"), home.nobody()
+        there = await browsing.get("/")
+        for path in ("/runs/r-1", "/nowhere", "/r/r-1/more"):
+            page, told = await browsing.get(path), await program.get(path)
+            assert (page.status_code, page.text) == (404, there.text)
+            assert page.headers["content-security-policy"] == there.headers["content-security-policy"]
+            assert (told.status_code, told.json()["error"]) == (404, f"there is no GET {path} here")
+        under_api = await browsing.get(f"{V1}/nowhere")
+        assert (under_api.status_code, under_api.json()["error"]) == (404, f"there is no GET {V1}/nowhere here")
+
         again = await client.get("/panel/app.js", headers={"if-none-match": first.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
 

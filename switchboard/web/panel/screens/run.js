@@ -100,7 +100,7 @@ function Changes({ row }) {
         <button class="button" disabled=${busy} onClick=${load}>${busy ? "Loading…" : "Look again"}</button>
       </div>
       <${Problem} error=${error} />
-      ${diff?.truncated && html`<${Note} tone="wait">There is more than what is shown: the diff is larger than what a machine sends.<//>`}
+      ${diff?.count > files.length && html`<${Note} tone="wait">${count(diff.count - files.length, "more file")} changed than what a machine sends; the sums are of those shown.<//>`}
       ${diff && !files.length && html`<${Empty} title="No changes"><p>The checkout is as it was when the run began.</p><//>`}
       <div>${files.map((file) => html`<${File} key=${file.path} file=${file} />`)}</div>
     </div>`;

@@ -53,7 +53,6 @@ export function File({ file }) {
       ${open && (file.binary
         ? html`<p class="small dim" style=${{ padding: "12px 14px" }}>A binary file: its bytes are not shown.</p>`
         : html`<${Lines} patch=${file.patch} />`)}
-      ${open && file.note && html`<p class="small dim" style=${{ padding: "8px 14px" }}>${exact(file.note)}</p>`}
-      ${open && file.truncated && html`<p class="small late" style=${{ padding: "8px 14px" }}>Cut off here: the file's diff is larger than what is sent.</p>`}
+      ${open && (file.note || file.truncated) && html`<p class=${file.truncated ? "small late" : "small dim"} style=${{ padding: "8px 14px" }}>${file.note ? exact(file.note) : "Not all of it is shown."}</p>`}
     </details>`;
 }
