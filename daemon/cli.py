@@ -2,9 +2,11 @@
 
 import asyncio
 import fcntl
+import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,15 +15,14 @@ from typing import Any
 import click
 import structlog
 
-from daemon import app, door, log, settings
+from daemon import app, closed, door, log, settings
 from daemon.clock import SystemClock
 from daemon.disk import DiskError
-from daemon.identity import Identity, NotEnrolled, make_home, read_address
+from daemon.identity import BadAddress, CannotJoin, Identity, NotEnrolled, make_home, read_address
 from daemon.link import enrol
 from daemon.settings import BadSettings, Settings
 
 JOIN = "SWITCHBOARD_JOIN"
-TROUBLE = (NotEnrolled, BadSettings, DiskError, door.NoDaemon)
 WAIT_S = 600.0
 
 data_option = click.option(
@@ -30,6 +31,13 @@ data_option = click.option(
     envvar="SWITCHBOARD_DAEMON_DATA",
     help="Where this machine's daemon keeps everything [the user's data home].",
 )
+
+
+class InUse(Exception):
+    """One sentence: another daemon has the folder."""
+
+
+TROUBLE = (NotEnrolled, CannotJoin, BadAddress, BadSettings, DiskError, InUse, door.NoDaemon)
 
 
 class Trouble(click.ClickException):
@@ -43,6 +51,7 @@ class Trouble(click.ClickException):
 @click.version_option(settings.VERSION, prog_name="switchboard-daemon")
 def main() -> None:
     """The daemon of one machine: it starts, watches and stops this machine's coding agents for a switchboard."""
+    log.set_up()
 
 
 @main.command()
@@ -58,7 +67,7 @@ def join(address: str, token: str, data: Path | None, name: str | None, fleet: s
         with _alone(home):
             identity = Identity(home)
             if identity.enrolled:
-                raise NotEnrolled(
+                raise CannotJoin(
                     f"this machine is {identity.machine().id} already ({home}): use another --data, or remove that folder"
                 )
             machine = asyncio.run(_join(identity, address, token, name or app.machine_name(), fleet))
@@ -73,8 +82,8 @@ def join(address: str, token: str, data: Path | None, name: str | None, fleet: s
 @click.option("--enroll", help="Where machines join, when that has changed.")
 def run(data: Path | None, fleet: str | None, enroll: str | None) -> None:
     """Run this machine's daemon in the foreground."""
+    closed.close()
     invitation = os.environ.pop(JOIN, "")  # agents inherit the environment
-    log.set_up()
     with _clear():
         home = _home(data)
         with _alone(home):
@@ -95,9 +104,7 @@ def run(data: Path | None, fleet: str | None, enroll: str | None) -> None:
 def restart(data: Path | None, wait: float) -> None:
     """Bring every run to rest at its idle moment, start the daemon again, and take the runs up again."""
     with _clear():
-        answer = door.call(_home(data), "restart", wait + 60, wait=wait)
-        if "error" in answer:
-            raise Trouble(str(answer["error"]))
+        _told(data, "restart", wait + 60, wait=wait)
     click.echo("every run is at rest; the daemon starts again and takes them up")
 
 
@@ -106,22 +113,34 @@ def restart(data: Path | None, wait: float) -> None:
 def stop(data: Path | None) -> None:
     """End every run (they can be resumed), then the daemon."""
     with _clear():
-        door.call(_home(data), "stop", 60)
+        _told(data, "stop", 60)
     click.echo("the daemon is ending")
 
 
 @main.command()
 @data_option
-def status(data: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def status(data: Path | None, as_json: bool) -> None:
     """Say how the daemon of this machine is."""
     with _clear():
-        found = door.call(_home(data), "status", 10)
+        found = _told(data, "status", 10)
+        click.echo(json.dumps(found, indent=2) if as_json else _words(found))
+
+
+def _words(found: dict[str, Any]) -> str:
     attached = "attached" if found["attached"] else f"not attached: {found['trouble']}"
-    click.echo(f"{found['name']} ({found['machine']}), pid {found['pid']}, {attached}")
+    lines = [f"{found['name']} ({found['machine']}), pid {found['pid']}, {attached}"]
     if found["disk"]:
-        click.echo(f"the disk takes nothing: {found['disk']}")
-    for each in found["runs"]:
-        click.echo(f"  {each['id']}  {each['state']}  {each['repo']}")
+        lines.append(f"the disk takes nothing: {found['disk']}")
+    return "\n".join([*lines, *(f"  {each['id']}  {each['state']}  {each['repo']}" for each in found["runs"])])
+
+
+def _told(data: Path | None, command: str, timeout_s: float, **said: Any) -> dict[str, Any]:
+    """Return what the daemon answers. Raises Trouble with its own sentence when it does not do it, NoDaemon."""
+    answer = door.call(_home(data), command, timeout_s, **said)
+    if "error" in answer:
+        raise Trouble(str(answer["error"]))
+    return answer
 
 
 async def _join(identity: Identity, address: str, token: str, name: str, fleet: str) -> str:
@@ -175,24 +194,38 @@ def _alone(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise NotEnrolled(f"another daemon runs in {home}: end it first, or use another --data") from error
+            raise InUse(f"another daemon runs in {home}: end it first, or use another --data") from error
         yield
 
 
 @contextmanager
 def _clear() -> Iterator[None]:
-    """What people did wrong is one sentence; a mistake of ours is one too, and the log has the rest."""
+    """What people did wrong is one sentence; a fault of ours is one too, and its story is kept."""
     try:
         yield
-    except TROUBLE as error:
-        raise Trouble(str(error)) from None
+    except click.ClickException:
+        raise
     except OSError as error:
         raise Trouble(f"{error.filename or 'the system'}: {error.strerror or error}") from None
-    except BaseExceptionGroup as group:
-        leaves = group
-        while isinstance(leaves, BaseExceptionGroup):
-            leaves = leaves.exceptions[0]
-        if isinstance(leaves, TROUBLE):
-            raise Trouble(str(leaves)) from None
-        structlog.get_logger().exception("the daemon failed")
-        raise Trouble(f"the daemon failed and ended: {leaves or type(leaves).__name__}") from None
+    except (Exception, BaseExceptionGroup) as error:
+        first: BaseException = error
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        if isinstance(first, TROUBLE):
+            raise Trouble(str(first)) from None
+        raise Trouble(f"a fault of ours ({type(first).__name__}); {_record()}") from None
+
+
+def _record() -> str:
+    """Write the story of the present error into the log, or to a file where that is a terminal; say where."""
+    if not sys.stderr.isatty():
+        structlog.get_logger().exception("a fault of ours")
+        return "its story is in the log"
+    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "switchboard"
+    try:
+        make_home(folder)
+        with open(os.open(folder / "faults.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
+            file.write(traceback.format_exc() + "\n")
+    except OSError as error:
+        return f"its story could not be written: {error}"
+    return f"its story is in {folder / 'faults.log'}"

@@ -26,6 +26,14 @@ class NotEnrolled(Exception):
     """One sentence: what is missing of this machine's identity, and what to do."""
 
 
+class CannotJoin(Exception):
+    """One sentence: why this machine does not become part of a fleet, and what to do."""
+
+
+class BadAddress(Exception):
+    """One sentence: what is no HOST:PORT."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     id: str
@@ -159,36 +167,36 @@ class Identity:
 
 
 def read_invitation(address: str, token: str) -> tuple[str, int, str]:
-    """Return (host, port, fingerprint) of a join line. Raises NotEnrolled when it is not one."""
+    """Return (host, port, fingerprint) of a join line. Raises CannotJoin and BadAddress when it is not one."""
     host, port = read_address(address)
     match = TOKEN.fullmatch(token)
     if match is None:
-        raise NotEnrolled(
+        raise CannotJoin(
             "the join token is not whole: it looks like sbj_…_ and 32 hexadecimal digits; copy the line again"
         )
     return host, port, match[1]
 
 
 def read_address(address: str) -> tuple[str, int]:
-    """Return (host, port) of HOST:PORT. Raises NotEnrolled."""
+    """Return (host, port) of HOST:PORT. Raises BadAddress."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise NotEnrolled(f"{address!r} is not an address: say HOST:PORT, such as switchboard.example:7802")
+        raise BadAddress(f"{address!r} is not an address: say HOST:PORT, such as switchboard.example:7802")
     return host, int(port)
 
 
 def fetch_root(host: str, port: int, fingerprint: str) -> bytes:
-    """Return the enrolment server's own certificate (PEM) when it is the one that the token names. Blocking. Raises NotEnrolled."""
+    """Return the enrolment server's own certificate (PEM) when it is the one that the token names. Blocking. Raises CannotJoin."""
     try:
         pem = ssl.get_server_certificate((host, port), timeout=10)
     except (OSError, ValueError) as error:
-        raise NotEnrolled(
+        raise CannotJoin(
             f"no switchboard answers at {host}:{port}: {error}; look at the address and try again"
         ) from error
     found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
     if not found.startswith(fingerprint):
-        raise NotEnrolled(
+        raise CannotJoin(
             f"{host}:{port} is not the switchboard that made this token (its certificate is {found[:32]}, "
             f"the token names {fingerprint}): make a fresh token, and see who answers there if it happens again"
         )

@@ -11,10 +11,10 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 
 from daemon.clock import Clock
 from daemon.identity import (
+    CannotJoin,
     Certificate,
     Identity,
     Machine,
-    NotEnrolled,
     boot_id,
     fetch_root,
     read_address,
@@ -29,7 +29,7 @@ LOOK_EVERY_S = 60
 
 
 async def join(identity: Identity, address: str, token: str, name: str, clock: Clock, fleet: str = "") -> Machine:
-    """Enrol this machine with a line from `switchboard machines invite`. Raises NotEnrolled with one sentence.
+    """Enrol this machine with a line from `switchboard machines invite`. Raises CannotJoin and BadAddress with one sentence.
 
     *fleet* is the address of the other port; without one it is the port below.
     """
@@ -48,9 +48,7 @@ async def join(identity: Identity, address: str, token: str, name: str, clock: C
                 with attempt:
                     reply = await _enrolment(channel).Enroll(request, timeout=DEADLINE_S)
         except grpc.aio.AioRpcError as error:
-            raise NotEnrolled(
-                f"the switchboard at {address} said no: {error.details() or error.code().name}"
-            ) from error
+            raise CannotJoin(f"the switchboard at {address} said no: {error.details() or error.code().name}") from error
     machine = Machine(id=reply.machine_id, name=name, fleet=fleet, enroll=f"{_bracketed(host)}:{port}")
     identity.put_root(root)
     identity.put_machine(machine)

@@ -10,7 +10,7 @@ from helpers.clocks import StillClock
 from helpers.eventually import eventually
 from helpers.wire import wired
 
-from daemon.identity import Identity, NotEnrolled, boot_id, read_address, read_invitation
+from daemon.identity import BadAddress, CannotJoin, Identity, boot_id, read_address, read_invitation
 from daemon.link import enrol
 
 HOUR_MS = 3_600_000
@@ -120,24 +120,24 @@ async def test_a_used_token_and_a_stranger_are_refused_in_one_sentence(tmp_path:
         home = tmp_path / "second"
         home.mkdir()
         used = f"sbj_used_{wire.switch.authority.enroll_fingerprint}"
-        with pytest.raises(NotEnrolled, match="this join token was used before"):
+        with pytest.raises(CannotJoin, match="this join token was used before"):
             await enrol.join(Identity(home), wire.ports.enroll_address, used, "x", StillClock())
-        with pytest.raises(NotEnrolled, match="is not the switchboard that made this token"):
+        with pytest.raises(CannotJoin, match="is not the switchboard that made this token"):
             await enrol.join(Identity(home), wire.ports.enroll_address, f"sbj_s_{'0' * 32}", "x", StillClock())
-        with pytest.raises(NotEnrolled, match="no switchboard answers"):
+        with pytest.raises(CannotJoin, match="no switchboard answers"):
             await enrol.join(Identity(home), "127.0.0.1:2", wire.switch.token, "x", StillClock())
         assert not Identity(home).enrolled
 
 
 @pytest.mark.parametrize("line", ["", "sbj_x", "sbj_secret_xyz", f"sbj__{'0' * 32}\n", f"SBJ_s_{'0' * 32}"])
 def test_a_token_that_is_not_whole_is_told(line: str) -> None:
-    with pytest.raises(NotEnrolled, match="not whole"):
+    with pytest.raises(CannotJoin, match="not whole"):
         read_invitation("host:1", line)
 
 
 @pytest.mark.parametrize("address", ["", "host", "host:", ":1", "host:x", "host:70000", "host:0"])
 def test_an_address_that_is_none_is_told(address: str) -> None:
-    with pytest.raises(NotEnrolled, match="is not an address"):
+    with pytest.raises(BadAddress, match="is not an address"):
         read_address(address)
 
 
