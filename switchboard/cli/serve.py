@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from switchboard import closed
 from switchboard.cli.client import default_data
 from switchboard.cli.errors import Failed
 from switchboard.cli.line import Line
@@ -53,6 +54,7 @@ def serve(
         raise click.UsageError("--tls-cert and --tls-key belong together")
     if tls_cert and tls_key:
         check_certificate(tls_cert, tls_key)
+    closed.close()
     try:
         import uvloop
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from switchboard import closed
 from switchboard.cli import parts, ports
 from switchboard.cli.client import default_data
 from switchboard.cli.errors import Failed
@@ -66,6 +67,7 @@ def up(
     if tls_cert and tls_key:
         check_certificate(tls_cert, tls_key)
     options = (
+    closed.close()
         *(("--tls-cert", str(tls_cert.resolve()), "--tls-key", str(tls_key.resolve())) if tls_cert and tls_key else ()),
         *(("--public-url", public_url) if public_url else ()),
         *(("--webhook", webhook) if webhook else ()),
