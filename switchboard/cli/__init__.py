@@ -1,7 +1,7 @@
 """The command line: a client of the server's REST like any other, and what starts the server.
 
-Nothing here decides. A command that was refused says one sentence; the exit codes are 0, 1 (refused or failed), 2 (usage)
-and 3 (not reachable, or only in part).
+Nothing here decides. A command that was refused says one sentence; the exit codes are 0, 1 (refused or failed), 2 (usage),
+3 (not reachable, or only in part) and 130 (ended by Ctrl-C).
 """
 
 import click

@@ -95,7 +95,7 @@ def start(
         "request_id": str(uuid.uuid4()),
     }
     ordered = server.post("/runs", body, repeat=True)
-    row = _settled(server, str(ordered["run"]["id"]), ordered.get("instruction") or {})
+    row = _settled(server, ordered["run"]["id"], ordered["instruction"]["id"])
     if row["state"] in (RunState.REFUSED, RunState.FAILED):
         raise Failed(str(row.get("reason") or f"the run is {row['state']}"))
     if follow:
@@ -120,17 +120,17 @@ def _prompt(at: Session, prompt: str) -> str:
     return text
 
 
-def _settled(server: Server, run_id: str, instruction: Row) -> dict[str, Any]:
+def _settled(server: Server, run_id: str, instruction_id: str) -> dict[str, Any]:
     """Return the run as it stands once its machine has started or refused it."""
     until = time.monotonic() + ANSWERS_WITHIN_S
     while True:
         row: dict[str, Any] = server.get(f"/runs/{part(run_id)}")
         if row["state"] not in (RunState.ORDERED, RunState.STARTING) or time.monotonic() > until:
             return row
-        if row["state"] == RunState.ORDERED and instruction.get("id"):
-            told = server.get(f"/instructions/{part(str(instruction['id']))}")["instruction"]
-            if told.get("state") in ("failed", "lapsed"):
-                raise Failed(str(told.get("outcome") or f"the start has {told['state']}"))
+        if row["state"] == RunState.ORDERED:
+            told = server.get(f"/instructions/{part(instruction_id)}")["instruction"]
+            if told["state"] in ("failed", "lapsed"):
+                raise Failed(told["outcome"] or f"the start has {told['state']}")
         time.sleep(0.2)
 
 
@@ -255,21 +255,20 @@ def end(at: Session, id: str) -> None:
 def stop(at: Session, id: str, reason: str) -> None:
     """End all processes of one run; `stop status` shows the proof."""
     answer = at.server.post(f"/runs/{part(id)}/stop", {"reason": reason})
-    order = answer.get("order", answer)
-    at.out.show(answer, lambda: plain(order["id"]))
+    at.out.show(answer, lambda: plain(answer["order"]["id"]))
 
 
-def _told(at: Session, instruction: Any) -> None:
-    """Wait for the machine's word on an instruction, and say it."""
-    told = instruction.get("instruction", instruction)
+def _told(at: Session, answer: Any) -> None:
+    """Wait for the machine's word on the instruction in *answer*, and say it."""
+    told = answer["instruction"]
     until = time.monotonic() + ANSWERS_WITHIN_S
-    while told.get("state") in ("ordered", "delivered") and time.monotonic() < until:
+    while told["state"] in ("ordered", "delivered") and time.monotonic() < until:
         time.sleep(0.2)
-        told = at.server.get(f"/instructions/{part(str(told['id']))}")["instruction"]
-    if told.get("state") in ("failed", "lapsed"):
-        raise Failed(str(told.get("outcome") or f"the instruction has {told['state']}"))
-    at.out.show(told, lambda: plain(" ".join(filter(None, (str(told.get("state")), str(told.get("outcome") or ""))))))
-    if told.get("state") != "applied":
+        told = at.server.get(f"/instructions/{part(told['id'])}")["instruction"]
+    if told["state"] in ("failed", "lapsed"):
+        raise Failed(told["outcome"] or f"the instruction has {told['state']}")
+    at.out.show(told, lambda: plain(f"{told['state']} {told['outcome']}".strip()))
+    if told["state"] != "applied":
         raise Away("the machine has not confirmed it yet; it is told again whenever it comes back")
 
 

@@ -206,5 +206,4 @@ def lift(at: Session, id: str, reason: str) -> None:
 def extend(at: Session, id: str, hours: int) -> None:
     """Move the time at which the order's author is asked whether it should still stand."""
     answer = at.signed_in.post(f"/orders/{part(id)}/extend", {"hours": hours})
-    made = answer.get("order", answer)
-    at.out.show(answer, lambda: f"order {plain(id)} is reviewed at {moment(made.get('review_at'))}")
+    at.out.show(answer, lambda: f"order {plain(id)} is reviewed at {moment(answer['order']['review_at'])}")

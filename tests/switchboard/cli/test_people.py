@@ -29,7 +29,7 @@ async def test_a_person_is_invited_chooses_a_password_and_is_shut_out(served: Se
     assert cli("runs", *named, input="lee's long password\n").returncode == 1
 
     listed = await served.cli("people", "list")
-    assert "Lee\\x1b[2J" in listed.stdout or "Lee" in listed.stdout
+    assert "Lee\\x1b[2J" in listed.stdout
     assert "\x1b" not in listed.stdout
     assert (await served.cli("people", "role", "lee", "reviewer", by="ana")).stdout == "lee is reviewer\n"
     assert (await served.cli("people", "disable", "lee", by="ana")).stdout == "lee is disabled\n"
@@ -47,7 +47,7 @@ async def test_a_short_password_is_one_sentence(served: Served) -> None:
 async def test_a_machine_is_invited_and_revoked(served: Served) -> None:
     made = await served.cli("machines", "invite", "--name", "barn", by="ana")
     assert made.returncode == 0, made.stderr
-    assert made.stdout.startswith("switchboard-daemon join ") or "join" in made.stdout
+    assert made.stdout.startswith("switchboard-daemon join ")
     assert made.stdout.count("\n") == 1
     mill = await served.machine("revoke-mill")
     async with mill.attached() as attachment:
@@ -87,7 +87,9 @@ async def test_what_no_token_may_asks_for_a_password(served: Served, words: tupl
     done = await served.cli(*words, "--as", "ana", input="")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "there is no terminal to ask for the password on" in done.stderr or "no approval" in done.stderr
+    # The question is shown before the password is asked for, and there is none.
+    unknown = words[0] in ("approve", "deny")
+    assert ("no approval" if unknown else "there is no terminal to ask for the password on") in done.stderr
 
 
 async def test_a_token_that_starts_or_stops_names_its_machine(served: Served) -> None:
