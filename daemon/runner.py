@@ -156,8 +156,10 @@ class Runner:
             return
         known = journal.instruction(id)
         if known is not None:
-            if isinstance(body, Decision) and (refused := self._refused(known)):
-                reports.say(refused)
+            if isinstance(body, Decision) and not fresh:  # its receipt as well: the switchboard may have lost it
+                receipt = self._refused(known) or journal.approval(body.approval)
+                if receipt is not None:
+                    reports.say(receipt)
             reports.say(known)
         if not fresh:
             return

@@ -243,7 +243,7 @@ async def serve(settings: Settings, parent_fd: int | None = None) -> None:
             if embedded:
                 eternal.append(tasks.create_task(embedded.keep(), name="embedded store"))
             if webhook:
-                eternal.append(tasks.create_task(webhook.run(), name="webhook"))
+                eternal.append(tasks.create_task(webhook.run(it.approvals.telling), name="webhook"))
             if parent_fd is not None:
                 eternal.append(tasks.create_task(_attend(parent_fd, known, ending), name="parent"))
             serving_web = tasks.create_task(server.serve(sockets=[listening]), name="web")

@@ -43,6 +43,7 @@ class House:
         redis_url: str | None,
         tls: bool,
         public_url: str | None,
+        webhook: str | None,
     ) -> None:
         self.data = data
         self.has_daemon = daemon
@@ -51,7 +52,8 @@ class House:
         self._tell = tell
         self._person = person
         self._options = server_options
-        self._redis_url = redis_url
+        # Either may hold a secret, which a command line would show.
+        self._unseen = {"SWITCHBOARD_REDIS_URL": redis_url, "SWITCHBOARD_WEBHOOK": webhook}
         self._public_url = public_url
         self._scheme = "https" if tls else "http"
         self._server = Part("switchboard", data / "log" / "switchboard.log", leash)
@@ -108,10 +110,8 @@ class House:
 
     async def _start_server(self) -> None:
         ours, theirs = socket.socketpair()
-        env = dict(os.environ)
-        env.pop("SWITCHBOARD_REDIS_URL", None)
-        if self._redis_url:
-            env["SWITCHBOARD_REDIS_URL"] = self._redis_url  # it may hold a password, which a command line would show
+        env = {k: v for k, v in os.environ.items() if k not in self._unseen}
+        env |= {name: value for name, value in self._unseen.items() if value}
         listen = [word for name in ("http", "grpc", "enroll") for word in (f"--{name}", shown(self._addresses[name]))]
         with theirs:
             await self._server.start(

@@ -31,7 +31,12 @@ from switchboard.settings import ENROLL_PORT, GRPC_PORT, HTTP_PORT, Address, Set
 @click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--public-url", help="What people type, when a reverse proxy stands before the server.")
 @click.option("--trusted-proxy", multiple=True, default=("127.0.0.1", "::1"), help="Whose X-Forwarded-For is believed.")
-@click.option("--webhook", help="An address that is told when an approval waits (never what it asks).")
+@click.option(
+    "--webhook",
+    envvar="SWITCHBOARD_WEBHOOK",
+    help="An address that is told when an approval waits (never what it asks). One with a secret in it belongs into "
+    "SWITCHBOARD_WEBHOOK: everybody on this machine can read a command line.",
+)
 @click.option("--person", default="admin", show_default=True, help="The first person of an empty team.")
 @click.option("--parent-fd", type=int, hidden=True)
 def serve(

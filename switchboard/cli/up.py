@@ -34,6 +34,7 @@ class Plan:
     daemon: bool
     server_options: tuple[str, ...]
     public_url: str | None
+    webhook: str | None
     tls: bool
 
 
@@ -47,7 +48,12 @@ class Plan:
 @click.option("--tls-cert", type=click.Path(exists=True, path_type=Path), help="Serve the page over TLS.")
 @click.option("--tls-key", type=click.Path(exists=True, path_type=Path))
 @click.option("--public-url", help="What people type, when a reverse proxy stands before the server.")
-@click.option("--webhook", help="An address that is told when an approval waits (never what it asks).")
+@click.option(
+    "--webhook",
+    envvar="SWITCHBOARD_WEBHOOK",
+    help="An address that is told when an approval waits (never what it asks). One with a secret in it belongs into "
+    "SWITCHBOARD_WEBHOOK: everybody on this machine can read a command line.",
+)
 def up(
     data: Path | None,
     http: Address | None,
@@ -70,7 +76,6 @@ def up(
     closed.close()
         *(("--tls-cert", str(tls_cert.resolve()), "--tls-key", str(tls_key.resolve())) if tls_cert and tls_key else ()),
         *(("--public-url", public_url) if public_url else ()),
-        *(("--webhook", webhook) if webhook else ()),
     )
     plan = Plan(
         data=_made(data or default_data()),
@@ -79,6 +84,7 @@ def up(
         daemon=not no_daemon,
         server_options=options,
         public_url=public_url,
+        webhook=webhook,
         tls=tls_cert is not None,
     )
     held = parts.lock(plan.data)
@@ -128,6 +134,7 @@ async def _run(plan: Plan, addresses: Mapping[str, Address], leash: parts.Leash)
         redis_url=plan.redis_url,
         tls=plan.tls,
         public_url=plan.public_url,
+        webhook=plan.webhook,
     )
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

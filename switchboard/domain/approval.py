@@ -59,6 +59,7 @@ class Vote:
     input_json: str = ""
     edited_digest: str = ""
     note: str = ""  # approve: for the audit; deny: the reason that the agent gets
+    via: str = ""  # how its voter proved to be who they are: session, password
     counted: bool = True
 
 
@@ -98,6 +99,7 @@ class Approval:
     votes: tuple[Vote, ...] = ()
     delivery: Delivery = Delivery.NONE
     in_force: InForce | None = None
+    told: bool = False  # by the webhook
 
     @property
     def decision(self) -> Vote | None:

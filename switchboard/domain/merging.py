@@ -31,7 +31,7 @@ def announced(record: Approval | None, said: Approval, now: datetime) -> Approva
     if said.revision < record.revision or (said.revision == record.revision and said.state is record.state):
         return record
     if record.state is ApprovalState.OPEN:
-        # Votes, delivery and the earliest opening are the record's; everything else is the machine's to say.
+        # Votes, delivery, who was told and the earliest opening are the record's; everything else is the machine's to say.
         card = replace(
             said,
             state=ApprovalState.OPEN,
@@ -40,6 +40,7 @@ def announced(record: Approval | None, said: Approval, now: datetime) -> Approva
             votes=record.votes,
             delivery=record.delivery,
             in_force=record.in_force,
+            told=record.told,
         )
         if said.state is ApprovalState.OPEN:
             return card

@@ -1,5 +1,6 @@
 """Questions and votes. The first vote that lands decides; the machine's receipt says what is in force."""
 
+import asyncio
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,12 +22,15 @@ from switchboard.services.edits import edited
 from switchboard.services.instructions import Instructions
 from switchboard.services.ports import AuditLog, Notifier
 from switchboard.services.projection import Projection
+from switchboard.services.telling import Telling
+from switchboard.services.vote_audit import VoteAudit
 from switchboard.services.words import LONGEST_NOTE, ident, words
 
 log = structlog.get_logger()
 
 LATE_VOTES_KEPT = 100
 DECISION_GRACE = timedelta(minutes=5)  # a decision outlives its question a little: the machine says what became of it
+RECEIPT_WITHIN = timedelta(seconds=30)  # of its instruction; a decision that is settled without one is sent again
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,10 @@ class Approvals:
         self._instructions = instructions
         self._projection = projection
         self._audit = audit
+        self._votes = VoteAudit(audit, projection)
+        self.note_votes = self._votes.make_good
         self._clock = clock
-        self._notifier = notifier
+        self.telling = Telling(approvals, clock, notifier)
 
     def open(self) -> list[Approval]:
         """Return what waits for a person, oldest first."""
@@ -116,32 +122,26 @@ class Approvals:
             note=note,
             input_json=input_json,
             edited_digest=edited_digest,
+            via=caller.via,
         )
         if (before := next((v for v in approval.votes if v.id == vote.id), None)) is not None:
             if (before.by, before.verdict, before.edited_digest) != (vote.by, vote.verdict, vote.edited_digest):
                 raise Conflict(f"the vote id {vote.id} is taken by another vote: send a fresh one")
             if not before.counted:
+                await self._votes.note(id, before)
                 raise AlreadyDecided(approval)
-            await self._deliver(approval, before)
+            await self._announce(approval, before)
             return approval
         if await self._instructions.known(vote.id) is not None:
             raise Conflict(f"the vote id {vote.id} is taken: send a fresh one")
         try:
             decided = await self._approvals.change(id, lambda found: _found(found, id).vote(vote))
         except AlreadyDecided:
-            await self._late(caller, id, vote)
+            await self._late(id, vote)
             raise
         assert decided is not None
         faults.point("service.vote.saved")
-        await self._deliver(decided, vote)
-        await self._audit.append(
-            by=caller.person,
-            via=caller.via,
-            action="approval.voted",
-            subject=id,
-            reason=note[:2000],
-            details={"verdict": vote.verdict.value, "digest": digest, "edited": vote.edited_digest, "vote": vote.id},
-        )
+        await self._announce(decided, vote)
         return decided
 
     # What machines say
@@ -166,8 +166,8 @@ class Approvals:
 
         stands = await self._approvals.change(said.id, decide)
         assert stands is not None
-        if stands.state is ApprovalState.OPEN and before is None and self._notifier is not None:
-            await self._notifier.waiting(stands)
+        if stands.state is ApprovalState.OPEN and before is None:
+            await self.telling.opened(stands)
         if said.state is ApprovalState.OPEN and stands.decision is not None:
             # The machine does not know of the decision: it is sent again, and the machine refuses it if it is too late.
             await self._deliver(stands, stands.decision, again=True)
@@ -225,13 +225,15 @@ class Approvals:
             await self._approvals.change(due.id, expired)
 
     async def redeliver(self) -> None:
-        """Send decisions again whose instruction was lost between the vote and its delivery."""
+        """Send decisions again whose instruction was lost, or was settled while the machine's receipt was lost."""
+        now = self._clock.now()
         for approval in self._projection.approvals():
             vote = approval.decision
-            if vote is None or approval.delivery is not Delivery.SENT or self._projection.instruction(vote.id):
+            if vote is None or approval.delivery is not Delivery.SENT or now >= approval.expires_at + DECISION_GRACE:
                 continue
-            if self._clock.now() < approval.expires_at + DECISION_GRACE:
-                await self._deliver(approval, vote)
+            sent = self._projection.instruction(vote.id)
+            if sent is None or (not sent.pending and now >= sent.at + RECEIPT_WITHIN):
+                await self._deliver(approval, vote, again=True)
 
     async def forget_runs(self, runs: frozenset[str]) -> None:
         for approval in [a for a in self._projection.approvals() if a.run in runs]:
@@ -248,6 +250,10 @@ class Approvals:
             raise Conflict(f"run {approval.run} is not known yet, nor whose it is: try again in a moment")
         if owner == caller.person:
             raise Forbidden("you run this agent, so somebody else decides what it may do")
+
+    async def _announce(self, approval: Approval, vote: Vote) -> None:
+        """Send a decision out and put it on record: neither waits for the other, and the voter for both."""
+        await asyncio.gather(self._deliver(approval, vote), self._votes.note(approval.id, vote))
 
     async def _deliver(self, approval: Approval, vote: Vote, *, again: bool = False) -> None:
         left = max(approval.expires_at - self._clock.now(), timedelta()) + DECISION_GRACE
@@ -271,21 +277,14 @@ class Approvals:
             again=again,
         )
 
-    async def _late(self, caller: Caller, id: str, vote: Vote) -> None:
+    async def _late(self, id: str, vote: Vote) -> None:
         def late(found: Approval | None) -> Approval | None:
             if found is None or len(found.votes) > LATE_VOTES_KEPT or any(v.id == vote.id for v in found.votes):
                 return None
             return found.late(vote)
 
         await self._approvals.change(id, late)
-        await self._audit.append(
-            by=caller.person,
-            via=caller.via,
-            action="approval.voted-late",
-            subject=id,
-            reason=vote.note[:2000],
-            details={"verdict": vote.verdict.value, "digest": vote.digest, "vote": vote.id},
-        )
+        await self._votes.note(id, replace(vote, counted=False))
 
     async def _differs(self, approval: Approval) -> None:
         """Alarm when what is in force on the machine is not what stands on record."""

@@ -60,6 +60,8 @@ class Deadlines:
             Timer("instructions that lapse", 1, instructions.lapse_due),
             Timer("approvals that expire", 10, self._expire),
             Timer("decisions to send again", 2, approvals.redeliver),
+            Timer("questions that nobody was told of", 15, approvals.telling.tell_late),
+            Timer("votes that are not in the audit", 10, approvals.note_votes),
             Timer("starts that were never sent", 30, runs.close_unstarted),
             Timer("orders on this replica's disk", 30, stops.reassert_journal),
             Timer("holds to look at again", 30, self._review),

@@ -137,7 +137,7 @@ class Runs:
             id=start_id(id),
         )
         details = {"machine": run.machine, "path": path, "agent": agent, "mode": mode}
-        await self._note(caller, "run.started", id, details=details)
+        await self._note(caller, "run.started", id, details=details, once=id)
         return run, instruction
 
     async def message(self, caller: Caller, id: str, text: str, request_id: str | None = None) -> Instruction:
@@ -279,14 +279,21 @@ class Runs:
         instruction = await self._instructions.order(
             kind, run.machine, run.id, body, by=caller.person, reason=reason, id=id
         )
-        await self._note(caller, action, run.id, reason)
+        await self._note(caller, action, run.id, reason, once=instruction.id)
         return instruction
 
     async def _note(
-        self, caller: Caller, action: str, subject: str, reason: str = "", details: dict[str, Any] | None = None
+        self,
+        caller: Caller,
+        action: str,
+        subject: str,
+        reason: str = "",
+        details: dict[str, Any] | None = None,
+        once: str = "",
     ) -> None:
+        """Put it into the audit; with *once*, an id, only if it is not there: whoever asks again may have seen a server die."""
         await self._audit.append(
-            by=caller.person, via=caller.via, action=action, subject=subject, reason=reason, details=details
+            by=caller.person, via=caller.via, action=action, subject=subject, reason=reason, details=details, once=once
         )
 
 

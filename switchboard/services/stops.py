@@ -96,6 +96,7 @@ class Stops:
         now = self._clock.now()
         id = self._book.id_for(selector, reason, caller.person, hold, request_id)
         if (known := await self._orders.get(id)) is not None:
+            await self._note_issued(caller, known)  # the server that gave it may have died before it did
             return known
         order = Order(
             id=id,
@@ -113,14 +114,7 @@ class Stops:
         saved = await self._orders.change(id, lambda found: order if found is None else None)
         assert saved is not None
         faults.point("service.order.saved")
-        await self._audit.append(
-            by=caller.person,
-            via=caller.via,
-            action="order.issued",
-            subject=id,
-            reason=reason,
-            details={"selector": plain(selector), "hold": hold, "expected": len(order.expected)},
-        )
+        await self._note_issued(caller, saved)
         return saved
 
     async def stop_run(self, caller: Caller, run: str, reason: str) -> Order:
@@ -221,6 +215,18 @@ class Stops:
         if order is None:
             raise _no_order(id)
         return order
+
+    async def _note_issued(self, caller: Caller, order: Order) -> None:
+        """Put an order into the audit unless it is there."""
+        await self._audit.append(
+            by=order.by,
+            via=caller.via,
+            action="order.issued",
+            subject=order.id,
+            reason=order.reason,
+            details={"selector": plain(order.selector), "hold": order.hold, "expected": len(order.expected)},
+            once=order.id,
+        )
 
     async def _rewrite(
         self, caller: Caller, action: str, id: str, reason: str, decide: Callable[[Order | None], Order]

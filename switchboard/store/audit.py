@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -20,28 +20,45 @@ ROUNDS = 200
 PAGE = 500
 MOST = 200  # entries a call
 
-Waiter = tuple[dict[str, Any], "asyncio.Future[None]"]
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    words: dict[str, Any]
+    mark: str  # the key that says that it is there; "" for what may be there many times
+    written: "asyncio.Future[None]"
 
 
 class RedisAudit:
     def __init__(self, client: Client, keys: Keys, clock: Clock) -> None:
         self._client = client
-        self._keys = [keys.audit, keys.audit_head]
+        self._keys = keys
         self._clock = clock
         self._codec = Codec(Entry)
         self._head = ""  # "seq hash" as far as this replica knows
-        self._waiting: list[Waiter] = []
+        self._waiting: list[_Draft] = []
         self._writing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def append(
-        self, *, by: str, via: str, action: str, subject: str, reason: str = "", details: dict[str, Any] | None = None
+        self,
+        *,
+        by: str,
+        via: str,
+        action: str,
+        subject: str,
+        reason: str = "",
+        details: dict[str, Any] | None = None,
+        once: str = "",
     ) -> None:
-        """Add one entry; durable when it returns. Entries that wait together are written together. Raises Unavailable."""
+        """Add one entry; durable when it returns. Entries that wait together are written together. Raises Unavailable.
+
+        With *once*, the id of what happened, there is one entry of that action and subject, however often it is added.
+        """
         words = {"by": by, "via": via, "action": action, "subject": subject, "reason": reason}
         draft = {name: _text(word) for name, word in words.items()} | {"details": _plain(details or {})}
+        mark = self._keys.audited(_text(action), _text(subject), _text(once)) if once else ""
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((draft, written))
+        self._waiting.append(_Draft(draft, mark, written))
         async with self._writing:
             while not written.done():
                 some, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
@@ -52,39 +69,48 @@ class RedisAudit:
                 await asyncio.shield(task)
         await written
 
-    async def _write_out(self, some: list[Waiter]) -> None:
+    async def _write_out(self, some: list[_Draft]) -> None:
         try:
-            await self._write([draft for draft, _ in some])
+            await self._write(some)
         except BaseException as error:
-            for _, written in some:
-                if not written.done():
+            for draft in some:
+                if not draft.written.done():
                     text = str(error) if isinstance(error, Unavailable) else "the audit entry was not written"
-                    written.set_exception(Unavailable(text))
-                    written.exception()  # looked at here: a caller that has gone must not leave a warning behind
+                    draft.written.set_exception(Unavailable(text))
+                    draft.written.exception()  # looked at here: a caller that has gone must not leave a warning behind
             if not isinstance(error, Unavailable):
                 raise
         else:
             faults.point("store.audit.appended")
-            for _, written in some:
-                if not written.done():
-                    written.set_result(None)
+            for draft in some:
+                if not draft.written.done():
+                    draft.written.set_result(None)
 
-    async def _write(self, drafts: list[dict[str, Any]]) -> None:
+    async def _write(self, drafts: list[_Draft]) -> None:
+        """Lengthen the chain by *drafts*, of each mark by the first, and only where there is none yet."""
+        firsts: dict[str, _Draft] = {}
+        drafts = [draft for draft in drafts if not draft.mark or firsts.setdefault(draft.mark, draft) is draft]
         for _ in range(ROUNDS):
+            if not drafts:
+                return
             at, (seq, previous) = self._clock.now(), _parts(self._head)
             entries: list[Entry] = []
             for draft in drafts:
                 seq += 1
-                entry = Entry(seq=seq, at=at, previous=previous, **draft)
+                entry = Entry(seq=seq, at=at, previous=previous, **draft.words)
                 entry = replace(entry, hash=entry.sealed())
                 previous = entry.hash
                 entries.append(entry)
             head = f"{seq} {previous}"
             lines = [part for entry in entries for part in (entry.seq, self._codec.dump(entry))]
-            done, found = await self._client.function("audit_append", self._keys, self._head, head, *lines, again=True)
+            keys = [self._keys.audit, self._keys.audit_head, *(draft.mark for draft in drafts if draft.mark)]
+            done, found, *there = await self._client.function(
+                "audit_append", keys, self._head, head, *lines, again=True
+            )
             self._head = found.decode()
             if done:
                 return
+            drafts = [draft for draft in drafts if draft.mark.encode() not in there]
         raise Unavailable("too many replicas write the audit at once: try again")
 
     async def read(self, before: int | None, limit: int) -> list[Entry]:
@@ -92,14 +118,14 @@ class RedisAudit:
         if limit < 1 or (before is not None and before <= 1):
             return []
         start = "+" if before is None else f"({min(before, 2**53)}-0"
-        answer = await self._client.call("XREVRANGE", self._keys[0], start, "-", "COUNT", limit, again=True)
+        answer = await self._client.call("XREVRANGE", self._keys.audit, start, "-", "COUNT", limit, again=True)
         return [self._entry(id, fields) for id, fields in answer]
 
     async def verify(self) -> int | None:
         """Return the seq at which the chain is broken, None when it is whole."""
-        head = (await self._client.call("GET", self._keys[1], again=True) or b"").decode()
+        head = (await self._client.call("GET", self._keys.audit_head, again=True) or b"").decode()
         seq, previous, start = 0, "", "-"
-        while answer := await self._client.call("XRANGE", self._keys[0], start, "+", "COUNT", PAGE, again=True):
+        while answer := await self._client.call("XRANGE", self._keys.audit, start, "+", "COUNT", PAGE, again=True):
             for id, fields in answer:
                 entry, seq = self._entry(id, fields), seq + 1
                 if id != f"{seq}-0".encode() or entry.seq != seq:

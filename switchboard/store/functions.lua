@@ -60,12 +60,18 @@ local function output_skip(keys, args)
   return string.format('%.0f', next)
 end
 
--- Entries of the audit chain, when nobody else has lengthened it meanwhile. A head is "seq hash".
+-- Entries of the audit chain, when nobody else has lengthened it meanwhile and none of them is there already, as the
+-- marks among the keys tell: those that are come back, and nothing is written. A head is "seq hash".
 local function audit_append(keys, args)
   local expected, head = args[1], args[2]
   local present = redis.call('GET', keys[2]) or ''
   if present == head then return {1, head} end -- the same call once more, its first answer was lost
-  if present ~= expected then return {0, present} end
+  local answer = {0, present}
+  for i = 3, #keys do
+    if redis.call('EXISTS', keys[i]) == 1 then table.insert(answer, keys[i]) end
+  end
+  if present ~= expected or #answer > 2 then return answer end
+  for i = 3, #keys do redis.call('SET', keys[i], head) end
   for i = 3, #args, 2 do
     redis.call('XADD', keys[1], args[i] .. '-0', 'j', args[i + 1])
   end

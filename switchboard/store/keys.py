@@ -49,6 +49,10 @@ class Keys:
     def audit_head(self) -> str:
         return f"{self.prefix}{{audit}}:head"
 
+    def audited(self, action: str, subject: str, once: str) -> str:
+        """Says that there is an entry of this, for ever: the chain itself could only be searched."""
+        return f"{self.prefix}{{audit}}:once:{action}:{subject}:{once}"
+
 
 def _named(noun: str, id: str) -> str:
     """An empty tag would put the keys of one run into different slots, and text that is no Unicode cannot be sent."""

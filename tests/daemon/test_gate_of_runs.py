@@ -59,8 +59,10 @@ async def test_a_decision_is_in_force_once_and_every_other_is_refused(machine: M
     assert "ben decided it first" in late.reason
 
     await machine.said(run, "finished")
+    given = len(applications(machine, asked, first))
     again = await machine.decide(asked, id=first, by="ben")  # delivered a second time
     assert again == first
+    await eventually(lambda: applications(machine, asked, first)[given:] == [APPLIED_])
     await machine.state(run, "idle")
     assert (machine.repo / "made.txt").read_text() == "one\n"
     assert (await machine.outcome(first)).state == fleet_pb2.REPORT_STATE_APPLIED

@@ -151,7 +151,7 @@ async def house(
         tasks = [
             asyncio.create_task(core.deadlines.run(), name="deadlines"),
             asyncio.create_task(server.serve(sockets=[listening]), name="web"),
-            *([asyncio.create_task(told.run(), name="webhook")] if told else []),
+            *([asyncio.create_task(told.run(core.services.approvals.telling), name="webhook")] if told else []),
         ]
         try:
             await eventually(lambda: server.started)

@@ -215,6 +215,7 @@ async def _story(it: World, again: Callable[[], Awaitable[int]]) -> None:
     await _decided_once(it)
     rows = (await _insist(lambda: it.get(f"/orders/{order['order']['id']}")))["rows"]
     assert {row["standing"] for row in rows} <= {"ended", "refused"}
+    await _audited_once(it, {first, second}, order["order"]["id"])
     # And everything works as before.
     await _lifted(it, order["order"]["id"])
     third = await _insist(lambda: it.start("mill", [{"text": f"{words[2]}\n"}], request_id=f"third-{token}"))
@@ -308,6 +309,25 @@ async def _decided_once(it: World) -> None:
         return True
 
     await eventually(same, SLOW)
+
+
+async def _audited_once(it: World, runs: set[str], order: str) -> None:
+    """What people did is in the audit, each once, and its chain is whole."""
+
+    async def there() -> bool:
+        entries = (await it.get("/audit", limit=1000))["entries"]
+        done = [(e["action"], e["subject"], e["details"].get("vote", "")) for e in entries]
+        votes = {
+            (a["id"], v["id"]) for a in (await it.get("/approvals"))["approvals"] for v in a["votes"] if v["counted"]
+        }
+        meant = {("run.started", run, "") for run in runs} | {("order.issued", order, "")}
+        meant |= {("approval.voted", approval, vote) for approval, vote in votes}
+        found = [one for one in done if one[0] in ("run.started", "order.issued", "approval.voted")]
+        assert sorted(found) == sorted(meant)
+        return True
+
+    await eventually(there, SLOW)
+    assert (await it.get("/audit/verdict"))["broken_at"] is None
 
 
 async def _lifted(it: World, order: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from helpers.eventually import eventually
 from helpers.processes import is_dead
@@ -62,6 +63,21 @@ async def test_the_link_is_shown_on_a_terminal_only_and_written_nowhere(data: Pa
             assert first.encode() not in file.read_bytes()
         up.type("\x03")
         assert await up.ended() == 0
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["option", "environment"])
+async def test_the_webhooks_secret_reaches_the_server_and_no_command_line_of_ours(data: Path, typed: bool) -> None:
+    def up_with(address: str) -> Up:
+        words, env = (("--webhook", address), {}) if typed else ((), {"SWITCHBOARD_WEBHOOK": address})
+        return Up(data, "--no-daemon", *words, env=env)
+
+    async with up_with("http://hooks.example.org/T0/secret") as up:
+        assert await up.ended() == 1
+        assert "the webhook at hooks.example.org is not encrypted" in up.said
+        assert "secret" not in up.said
+    async with up_with("https://hooks.example.org/T0/secret") as up:
+        server = psutil.Process((await up.ready())["pids"]["switchboard"])
+        assert [word for word in server.cmdline() if "secret" in word] == []
 
 
 async def test_the_link_signs_in_once(data: Path) -> None:

@@ -118,6 +118,36 @@ async def test_a_machine_that_lost_a_decision_which_it_had_settled_gets_it_again
             assert stream.instructions[0].decision == stream.instructions[1].decision
 
 
+async def test_a_decision_that_was_settled_while_its_receipt_was_lost_is_sent_again_until_there_is_one(store_url):
+    clock = ManualClock()
+    async with core(store_url, clock=clock) as sb:
+        mill = await sb.machine()
+        async with mill.attached() as stream:
+            await asked(stream)
+            digest = sb.approvals.get("a-1").digest
+            await sb.approvals.vote(KIM, "a-1", verdict="approve", digest=digest, vote_id="v-1")
+            await eventually(lambda: stream.instructions)
+            await stream.told(
+                instruction_report=fleet_pb2.InstructionReport(
+                    instruction_id="v-1", state=fleet_pb2.REPORT_STATE_APPLIED
+                )
+            )
+            await sb.approvals.redeliver()
+            assert not sb.projection.instruction("v-1").pending
+            clock.forward(timedelta(seconds=31))
+            await eventually(lambda: len(stream.instructions) == 2)
+            assert stream.instructions[0].decision == stream.instructions[1].decision
+            await stream.told(decision_receipt=receipt("v-1", "APPLIED"))
+            await stream.told(
+                instruction_report=fleet_pb2.InstructionReport(
+                    instruction_id="v-1", state=fleet_pb2.REPORT_STATE_APPLIED
+                )
+            )
+            clock.forward(timedelta(seconds=31))
+            await sb.approvals.redeliver()
+            assert not sb.projection.instruction("v-1").pending
+
+
 async def test_the_owner_of_a_run_does_not_decide_on_it_but_in_solo_mode(store_url):
     async with core(store_url) as sb:
         mill = await sb.machine()

@@ -37,6 +37,20 @@ async def test_two_replicas_lengthen_one_chain(store_url: str) -> None:
         assert await two.audit.verify() is None
 
 
+async def test_what_happened_once_is_there_once_whoever_writes_it_and_however_often(store_url: str) -> None:
+    async with open_store(store_url) as one, open_store(store_url) as two:
+        await add(one, "a1", once="v1")
+        await asyncio.gather(
+            *(add(store, f"a{n % 9}", once="v1") for n in range(90) for store in (one, two)),
+            *(add(store, "b") for _ in range(10) for store in (one, two)),
+        )
+        await add(two, "a1", once="v2")
+
+        found = [e.action for e in await one.audit.read(None, 1000)]
+        assert sorted(found) == sorted([*(f"a{n}" for n in range(9)), *["b"] * 20, "a1"])
+        assert await two.audit.verify() is None
+
+
 async def test_whatever_the_details_hold_the_chain_stays_whole(store: RedisStore) -> None:
     Mood = StrEnum("Mood", "CALM")
     strange = {
