@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import grpc
-import httpx
-from httpx_sse import aconnect_sse
+import uvloop
 
 from bench.figure import Figure
 from bench.house import House, house
@@ -42,12 +42,14 @@ async def measure() -> list[Figure]:
             signed_in = await built.core.services.people.use_link(
                 (await built.core.services.people.first_link("ana")).partition("#")[2], "correct horse battery"
             )
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "bench.approval", str(home), built.web.base_url, built.web.cookie,
-                signed_in.cookie, signed_in.session.csrf, signed_in.page_secret,
-                stdout=asyncio.subprocess.PIPE, env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"},
-            )  # fmt: skip
-            said, _ = await process.communicate()
+            machine = await _part("asks", str(home))
+            who = signed_in.cookie, signed_in.session.csrf, signed_in.page_secret
+            reviewer = await _part("review", built.web.base_url, built.web.cookie, *who)
+            assert reviewer.stdout is not None
+            await reviewer.stdout.readline()
+            said, _ = await machine.communicate(b"go\n")
+            reviewer.terminate()
+            await reviewer.wait()
             asks = sorted(json.loads(said.splitlines()[-1]))
             floor = sorted(await _floor(built, home))
     return [
@@ -74,10 +76,7 @@ async def _floor(built: House, home: Path) -> list[float]:
         grpc.ssl_server_credentials([(pair.key, pair.certificate)], built.core.authority.ca_pem, True),
     )
     await server.start()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.approval", str(home), str(port),
-        stdout=asyncio.subprocess.PIPE, env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"},
-    )  # fmt: skip
+    process = await _part("trips", str(home), str(port))
     said, _ = await process.communicate()
     await server.stop(0.1)
     trips: list[float] = json.loads(said)
@@ -88,6 +87,15 @@ async def _floor(built: House, home: Path) -> list[float]:
         writes.append((time.perf_counter() - began) * 1000)
     # Each of them at its own p50 and p99: sorted, the sums are of equals.
     return [trip + write for trip, write in zip(sorted(trips), sorted(writes), strict=True)]
+
+
+async def _part(name: str, *args: str) -> asyncio.subprocess.Process:
+    """Start one of the others in a process of its own, as they are in life."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.approval", name, *args,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"},
+    )  # fmt: skip
 
 
 async def _trips(home: Path, port: str) -> None:
@@ -106,12 +114,10 @@ async def _trips(home: Path, port: str) -> None:
         stream.cancel()
 
 
-async def _asks(home: Path, url: str, cookie: str, secret: str, csrf: str, page: str) -> None:
-    """Print the milliseconds of ASKS questions, asked one after the other, as JSON."""
-    headers = {"X-CSRF-Token": csrf, "X-Page-Secret": page, "Origin": url}
+async def _asks(home: Path) -> None:
+    """Print the milliseconds of ASKS questions, asked one after the other, as JSON, once a line on stdin says that one watches."""
     async with (
         put_together(daemon_settings.Settings(home=home)) as daemon,
-        httpx.AsyncClient(base_url=url, cookies={cookie: secret}, headers=headers, timeout=None) as client,
         asyncio.TaskGroup() as tasks,
     ):
         link = tasks.create_task(daemon.control.run(), name="link")
@@ -119,16 +125,19 @@ async def _asks(home: Path, url: str, cookie: str, secret: str, csrf: str, page:
         run = daemon.tools.journal.put_run(RunRecord(id=RUN, state=RunState.RUNNING, repo="local/bench", owner="ana"))
         daemon.tools.reports.say(run)
         daemon.runs._attempts[RUN] = Standin(run)  # type: ignore[assignment]  # the agent is what is not measured
-        reviewing = tasks.create_task(_review(client), name="reviewer")
-        await asyncio.sleep(1)  # the reviewer's stream is open
+        await asyncio.to_thread(sys.stdin.readline)
         print(json.dumps([await _ask(daemon, number) for number in range(ASKS + WARM)][WARM:]))
-        reviewing.cancel()
+        daemon.tools.questions.gone(RUN)
         link.cancel()
 
 
 async def _ask(daemon: Daemon, number: int) -> float:
     asking = Asking(run=RUN, attempt=1, cwd=str(daemon.settings.home), content="full", edits_input=True, why="to see")
     question = Question(QuestionKind.TOOL, "Bash", {"command": f"echo {number}"}, call=str(number))
+    # What the one before still has to tell is told: a person decides one question, not the echo of another.
+    while daemon.control.owed:
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.02)
     began = time.perf_counter()
     answer = await daemon.tools.questions.ask(asking, question, opened=lambda _: None, settled=lambda _: None)
     took = time.perf_counter() - began
@@ -136,15 +145,28 @@ async def _ask(daemon: Daemon, number: int) -> float:
     return took * 1000
 
 
-async def _review(client: httpx.AsyncClient) -> None:
-    """Approve whatever opens, by one who watches the live stream."""
-    async with aconnect_sse(client, "GET", "/api/v1/events") as source:
-        async for event in source.aiter_sse():
-            if event.event == "approval" and (it := event.json()).get("state") == "open":
-                vote = {"verdict": "approve", "digest": it["digest"], "note": ""}
-                answer = await client.post(f"/api/v1/approvals/{it['id']}/votes", json=vote)
-                if answer.status_code not in (200, 409):  # 409: a later word about a question that was just decided
-                    raise AssertionError(answer.text)
+async def _review(url: str, cookie: str, secret: str, csrf: str, page: str) -> None:
+    """Approve whatever opens, by one who watches the live stream; print a line when it is open."""
+    headers = {"X-CSRF-Token": csrf, "X-Page-Secret": page, "Origin": url}
+    timeout = aiohttp.ClientTimeout(total=None)
+    async with (
+        aiohttp.ClientSession(url, cookies={cookie: secret}, headers=headers, timeout=timeout) as session,
+        session.get("/api/v1/events") as stream,
+    ):
+        kind, seen = "", set[str]()
+        async for line in stream.content:
+            if line.startswith(b"event: "):
+                kind = line[7:].strip().decode()
+                if kind == "hello":
+                    print("watching", flush=True)
+            elif kind == "approval" and line.startswith(b"data: "):
+                it = json.loads(line[6:])
+                if it.get("state") == "open" and it["id"] not in seen:
+                    seen.add(it["id"])
+                    vote = {"verdict": "approve", "digest": it["digest"], "note": ""}
+                    async with session.post(f"/api/v1/approvals/{it['id']}/votes", json=vote) as answer:
+                        if answer.status != 200:
+                            raise AssertionError(await answer.text())
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +181,12 @@ class Standin:
 
 
 if __name__ == "__main__":
-    home, *rest = sys.argv[1:]
+    part, *rest = sys.argv[1:]
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_trips(Path(home), rest[0]) if len(rest) == 1 else _asks(Path(home), *rest))
+        match part:
+            case "trips":
+                asyncio.run(_trips(Path(rest[0]), rest[1]))
+            case "asks":
+                asyncio.run(_asks(Path(rest[0])))
+            case "review":
+                uvloop.run(_review(*rest))

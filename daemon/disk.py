@@ -79,6 +79,7 @@ class Database:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=2)
         try:
             with self._clear():
+                self._synchronous = synchronous
                 self._db.execute(f"PRAGMA synchronous={synchronous}")
                 self._db.execute("PRAGMA journal_size_limit=16777216")
                 if checked:
@@ -109,9 +110,16 @@ class Database:
         self._db.executemany(sql, rows)
 
     @contextlib.contextmanager
-    def writing(self, before: str = "", after: str = "") -> Iterator[None]:
-        """One transaction, on the disk when the block is left; the two names are fault points at its commit."""
+    def writing(self, before: str = "", after: str = "", *, lazily: bool = False) -> Iterator[None]:
+        """One transaction, on the disk when the block is left; the two names are fault points at its commit.
+
+        *lazily*: a death of this process does not lose it, one of the machine may, unless something else was written after it.
+        """
         with self._clear():
+            if lazily:
+                with self._unsynced(), self.writing(before, after):
+                    yield
+                return
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -158,12 +166,19 @@ class Database:
         # A log that already has its length is overwritten from its start. One that grows makes the file system commit the new
         # length with every fsync, which takes half as long again. Writing the version again is a page of log each time.
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        self._db.execute("PRAGMA synchronous=OFF")
-        for _ in range(_LOG_PAGES):
-            self._db.execute(f"PRAGMA user_version={version}")
-        self._db.execute("PRAGMA synchronous=FULL")
+        with self._unsynced():
+            for _ in range(_LOG_PAGES):
+                self._db.execute(f"PRAGMA user_version={version}")
         self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         self._db.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES - 16}")
+
+    @contextlib.contextmanager
+    def _unsynced(self) -> Iterator[None]:
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        try:
+            yield
+        finally:
+            self._db.execute(f"PRAGMA synchronous={self._synchronous}")
 
     def _check(self) -> None:
         found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]

@@ -160,7 +160,8 @@ class Runner:
                 receipt = self._refused(known) or journal.approval(body.approval)
                 if receipt is not None:
                     reports.say(receipt)
-            reports.say(known)
+            if not (fresh and isinstance(body, Decision)):  # how it went is said at once
+                reports.say(known)
         if not fresh:
             return
         try:

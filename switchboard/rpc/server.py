@@ -1,5 +1,6 @@
 """The two gRPC ports: one for machines that have a certificate, one for those that come to get one."""
 
+import asyncio
 import contextlib
 import resource
 from collections.abc import AsyncIterator
@@ -42,6 +43,9 @@ HERD = (
 )
 
 
+STOPPED_WITHIN = 3.0  # seconds after the grace
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     fleet: int
@@ -76,8 +80,15 @@ async def serving(
         await newcomers.start()
         yield ports
     finally:
-        await newcomers.stop(grace)
-        await machines.stop(grace)
+        await _stop(newcomers, grace)
+        await _stop(machines, grace)
+
+
+async def _stop(server: grpc.aio.Server, grace: float) -> None:
+    # grpc waits for ever for a call that its peer left half way; whoever ends the server must not.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(grace + STOPPED_WITHIN):
+            await server.stop(grace)
 
 
 def raise_file_limit() -> None:

@@ -1,6 +1,5 @@
 """Questions and votes. The first vote that lands decides; the machine's receipt says what is in force."""
 
-import asyncio
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -108,7 +107,8 @@ class Approvals:
             raise Invalid("verdict", "the verdict is approve or deny")
         need = "a denial needs a reason: the agent is told it" if verdict == Verdict.DENY else ""
         note = words("note", note, LONGEST_NOTE, need=need)
-        approval = await self._approvals.get(id)
+        # Under an id of the voter's own this may be a repeat, which only the store can tell; else the saving looks anew anyway.
+        approval = (None if vote_id else self._approvals.peek(id)) or await self._approvals.get(id)
         if approval is None:
             raise NotFound(f"no approval {id[:100]!r}: see `switchboard approvals`")
         await self._need_another(caller, approval)
@@ -132,7 +132,7 @@ class Approvals:
                 raise AlreadyDecided(approval)
             await self._announce(approval, before)
             return approval
-        if await self._instructions.known(vote.id) is not None:
+        if vote_id and await self._instructions.known(vote.id) is not None:
             raise Conflict(f"the vote id {vote.id} is taken: send a fresh one")
         try:
             decided = await self._approvals.change(id, lambda found: _found(found, id).vote(vote))
@@ -252,8 +252,11 @@ class Approvals:
             raise Forbidden("you run this agent, so somebody else decides what it may do")
 
     async def _announce(self, approval: Approval, vote: Vote) -> None:
-        """Send a decision out and put it on record: neither waits for the other, and the voter for both."""
-        await asyncio.gather(self._deliver(approval, vote), self._votes.note(approval.id, vote))
+        """Send a decision out, then put it on record: the agent does not wait for the record, the voter does."""
+        try:
+            await self._deliver(approval, vote)
+        finally:
+            await self._votes.note(approval.id, vote)
 
     async def _deliver(self, approval: Approval, vote: Vote, *, again: bool = False) -> None:
         left = max(approval.expires_at - self._clock.now(), timedelta()) + DECISION_GRACE

@@ -73,6 +73,14 @@ class Projection(Memory):
         """Await *callback* with the old and the new epoch when the store came back empty, while all that it held is still here."""
         self._on_epoch.append(callback)
 
+    def put(self, noun: str, stored: Stored[Any]) -> bool:
+        """As for all memories; and who follows here hears of a question before word of it has been round the stream, then again."""
+        changed = super().put(noun, stored)
+        if changed and noun == "approval":
+            for feed in list(self._feeds):
+                feed.put((self.position, noun, stored.id))
+        return changed
+
     async def refresh(self, noun: str, *ids: str) -> None:
         """Read these again. Raises Unavailable."""
         held = self._held[noun]

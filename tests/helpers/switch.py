@@ -268,7 +268,7 @@ async def serving(switch: Switch, ports: Ports | None = None) -> AsyncIterator[P
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.max_receive_message_length", 1 << 20),
+        ("grpc.max_receive_message_length", 8 << 20),
         ("grpc.so_reuseport", 0),
     ]
     machines, newcomers = grpc.aio.server(options=options), grpc.aio.server()
@@ -283,5 +283,7 @@ async def serving(switch: Switch, ports: Ports | None = None) -> AsyncIterator[P
     try:
         yield bound
     finally:
-        await newcomers.stop(0)
-        await machines.stop(0)
+        for server in (newcomers, machines):
+            with contextlib.suppress(TimeoutError):  # grpc waits for ever for a call that its peer left half way
+                async with asyncio.timeout(5):
+                    await server.stop(0)
