@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from switchboard.cli import notes
 from switchboard.cli.errors import Failed
 from switchboard.cli.line import Line
 from switchboard.cli.parts import Leash, Part
@@ -61,6 +62,7 @@ class House:
         self._line: Line | None = None
         self._serving = asyncio.Event()
         self._served_once = False
+        self._written = True  # whether `up.json` says how it is
         self._facts: dict[str, Any] = {}
         self._token = ""
         self._machine: Mapping[str, Any] = {}
@@ -138,7 +140,7 @@ class House:
                     self._tell("the switchboard is back")
                 self._served_once = True
                 self._serving.set()
-                if back or facts != self._facts:
+                if back or facts != self._facts or not self._written:
                     self._facts = facts
                     if self.ready.is_set():
                         self._write()
@@ -188,10 +190,11 @@ class House:
 
     async def machine_words(self) -> str:
         """Return one line on this machine: what it is called and which agents were found on it."""
-        if not self._machine:
+        if not self._machine.get("attached"):
             return f"the daemon has not attached yet: its log is {self._daemon.log}"
-        found = "; ".join(agent_line(agent) for agent in self._machine.get("agents") or ()) or "no agent was found"
-        return f"{self._machine.get('name')} ({self._machine.get('id')}): {found}"
+        # A daemon that has looked says of each agent that it knows whether it is there.
+        found = "; ".join(map(agent_line, self._machine["agents"])) or "its agents are still being looked for"
+        return f"{self._machine['name']} ({self._machine['id']}): {found}"
 
     async def _tell_all(self) -> None:
         """Write `up.json` once all is there, and a fresh token into it long before the old one ends."""
@@ -203,14 +206,14 @@ class House:
             self._token = (await self._insist("token", machine=self._machine.get("id", "")))["token"]
             self._write()
             self.ready.set()
-            if self.has_daemon and not self._machine:
+            if self.has_daemon and not self._machine.get("attached"):
                 await self._attached()
             else:
                 await asyncio.sleep(TOKEN_EVERY_S)
 
     async def _attached(self) -> None:
-        """Wait until this machine's daemon has attached."""
-        while not self._machine.get("attached"):
+        """Wait until this machine's daemon has attached and said which agents it found."""
+        while not (self._machine.get("attached") and self._machine["agents"]):
             with contextlib.suppress(OSError, ValueError, KeyError, Failed):  # not enrolled yet, or no server just now
                 machine = json.loads(self._machine_file.read_text())["id"]
                 self._machine = (await self._asked().ask("machine", machine=machine))["machine"]
@@ -223,7 +226,7 @@ class House:
             "daemon": self._daemon.pid,
             "valkey": self._facts.get("valkey"),
         }
-        _write_whole(
+        self._written = notes.keep(
             self.data / "up.json",
             {
                 # Over TLS only the name in the certificate will do; a proxy's clients may as well come directly.
@@ -235,6 +238,7 @@ class House:
                 "pids": pids,
                 "token": self._token,
             },
+            self._tell if self._written else lambda _: None,
         )
 
     def kill(self) -> None:
@@ -249,14 +253,3 @@ class House:
         await self._server.end(SERVER_ENDS_WITHIN_S)
         if self._line:
             self._line.close()
-
-
-def _write_whole(path: Path, value: Any) -> None:
-    """Replace a file that only its owner can read, so that nobody ever sees half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(json.dumps(value, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -1,6 +1,7 @@
 """The processes that `up` keeps alive: started so that none outlives it, and taken over or ended when an earlier one was killed."""
 
 import asyncio
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from switchboard.cli import notes
 from switchboard.cli.errors import Failed
 from switchboard.cli.text import plain
 
@@ -32,27 +34,28 @@ def lock(data: Path) -> IO[str]:
         raise Failed(
             f"another `switchboard up` (pid {plain(pid)}) runs with the data in {data}: end it, or say another --data"
         ) from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+    with contextlib.suppress(OSError):  # a full disk: whoever is refused is not told our pid
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), str(os.getpid()).encode())
     return file
 
 
 class Leash:
     """A lock that every part inherits, so that it is free exactly when all parts of an earlier `up` are gone."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, tell: Callable[[str], None]) -> None:
         self._list = data / "parts.json"
         self.fd = os.open(data / "parts.lock", os.O_RDWR | os.O_CREAT, 0o600)
         self._pids: dict[str, tuple[int, str]] = {}
+        self._tell = tell
 
-    def take(self, tell: Callable[[str], None]) -> None:
+    def take(self) -> None:
         """Wait for the parts of an earlier `up` that was killed; end those that do not end. Raises Failed."""
         begun, told, killed = time.monotonic(), False, False
         while not self._try():
             waited = time.monotonic() - begun
             if waited > 1 and not told:
-                tell("waiting for the parts of an earlier `up` to end")
+                self._tell("waiting for the parts of an earlier `up` to end")
                 told = True
                 self._signal(signal.SIGTERM)
             if waited > EARLIER_ENDS_WITHIN_S and not killed:
@@ -71,7 +74,7 @@ class Leash:
 
     def note(self, name: str, pid: int) -> None:
         self._pids[name] = (pid, started(pid))
-        self._list.write_text(json.dumps(self._pids))
+        notes.keep(self._list, self._pids, self._tell)
 
     def _signal(self, number: signal.Signals) -> None:
         try:

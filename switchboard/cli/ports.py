@@ -2,11 +2,12 @@
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
 
+from switchboard.cli import notes
 from switchboard.cli.errors import Failed
 from switchboard.settings import ENROLL_PORT, GRPC_PORT, HTTP_PORT, Address
 
@@ -59,7 +60,7 @@ def free(host: str, port: int) -> bool:
     return True
 
 
-def choose(data: Path, said: Mapping[str, Address | None]) -> dict[str, Address]:
+def choose(data: Path, said: Mapping[str, Address | None], tell: Callable[[str], None]) -> dict[str, Address]:
     """Return the three addresses, and keep the chosen ports for the next time. Raises Failed when one that was said is taken."""
     kept = _kept(data)
     grpc = said.get("grpc")
@@ -78,7 +79,7 @@ def choose(data: Path, said: Mapping[str, Address | None]) -> dict[str, Address]
         if port is None:
             raise Failed(f"no free port is left on {host}: say one with --{name}")
         chosen[name] = (host, port)
-    (data / "ports.json").write_text(json.dumps({name: port for name, (_, port) in chosen.items()}))
+    notes.keep(data / "ports.json", {name: port for name, (_, port) in chosen.items()}, tell)
     return chosen
 
 

@@ -89,9 +89,9 @@ def up(
     )
     held = parts.lock(plan.data)
     try:
-        leash = parts.Leash(plan.data)
-        leash.take(tell)
-        addresses = ports.choose(plan.data, plan.said)
+        leash = parts.Leash(plan.data, tell)
+        leash.take()
+        addresses = ports.choose(plan.data, plan.said, tell)
         if http and http[0] not in ("127.0.0.1", "::1", "localhost") and not plan.tls and not public_url:
             tell("people's passwords cross the network in the clear here: use --tls-cert and --tls-key, or a proxy")
         asyncio.run(_run(plan, addresses, leash))

@@ -23,8 +23,8 @@ from switchboard.cli.parts import Leash, Part, lock
 async def main():
     data = Path(sys.argv[1])
     held = lock(data)
-    leash = Leash(data)
-    leash.take(print)
+    leash = Leash(data, print)
+    leash.take()
     part = Part("sleeper", data / "sleeper.log", leash)
     await part.start(sys.argv[2:], env=os.environ, cwd=data)
     print("started", part.pid, flush=True)
@@ -83,15 +83,15 @@ async def test_the_next_up_waits_until_nothing_of_the_last_one_is_left(
     parent[0].wait()
     told: list[str] = []
 
-    await asyncio.to_thread(Leash(tmp_path).take, told.append)
+    await asyncio.to_thread(Leash(tmp_path, told.append).take)
 
     assert is_dead(pid)
     assert told == ["waiting for the parts of an earlier `up` to end"]
 
 
 async def test_a_part_that_will_not_end_is_killed(tmp_path: Path) -> None:
-    leash = Leash(tmp_path)
-    leash.take(lambda _: None)
+    leash = Leash(tmp_path, print)
+    leash.take()
     part = Part("deaf", tmp_path / "log" / "deaf.log", leash)
     await part.start([sys.executable, "-c", DEAF], env=os.environ, cwd=tmp_path)
     await eventually(lambda: part.last_words() == "deaf")
@@ -106,8 +106,8 @@ async def test_a_part_that_will_not_end_is_killed(tmp_path: Path) -> None:
 
 
 async def test_the_last_words_are_those_of_this_process_only(tmp_path: Path) -> None:
-    leash = Leash(tmp_path)
-    leash.take(lambda _: None)
+    leash = Leash(tmp_path, print)
+    leash.take()
     part = Part("talker", tmp_path / "log" / "talker.log", leash)
     for script, words in (
         ("print('switchboard: the port is taken'); raise SystemExit(1)", "the port is taken"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import stat
@@ -14,7 +15,9 @@ import psutil
 import pytest
 from helpers.eventually import eventually
 from helpers.processes import is_dead
+from helpers.tcp_valkey import tcp_valkey
 from helpers.ups import Up, cli
+from redis.asyncio import Redis
 
 
 @pytest.fixture
@@ -173,6 +176,41 @@ async def test_a_server_that_cannot_start_ends_with_its_sentence(data: Path) -> 
         assert await up.ended() == 1
     assert "no address of a store" in up.said
     assert "Traceback" not in up.said
+
+
+async def test_a_store_of_ones_own_is_used_and_no_other_is_started(data: Path) -> None:
+    async with tcp_valkey(data.parent / "valkey") as (port, _):
+        async with Up(data, "--no-daemon", "--redis-url", f"redis://127.0.0.1:{port}/0") as up:
+            known = await up.ready()
+            assert known["pids"]["valkey"] is None
+            assert cli("runs", "--data", str(data)).stdout == "no runs\n"
+            async with Redis(port=port) as store:
+                assert await store.dbsize() > 0
+        async with Up(data, "--no-daemon", env={"SWITCHBOARD_REDIS_URL": f"redis://127.0.0.1:{port}/0"}) as up:
+            assert (await up.ready())["person"] == known["person"]
+
+
+async def test_a_disk_that_takes_nothing_costs_notes_and_ends_nothing(data: Path) -> None:
+    async with Up(data) as up:
+        before = await up.ready()
+        _, most = resource.prlimit(up.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(up.process.pid, resource.RLIMIT_FSIZE, (0, most))
+        os.kill(before["pids"]["daemon"], signal.SIGKILL)
+        for name in ("parts.json", "up.json"):
+            sentence = f"{data.resolve() / name} cannot be written (File too large): everything else goes on"
+            await eventually(lambda sentence=sentence: sentence in up.said, within=60, message=sentence)
+        assert up.up_json() == before
+        resource.prlimit(up.process.pid, resource.RLIMIT_FSIZE, (most, most))
+
+        def back() -> bool:
+            now = up.up_json() or before
+            parts = json.loads((data / "parts.json").read_text())
+            return parts["daemon"][0] == now["pids"]["daemon"] != before["pids"]["daemon"] and not is_dead(
+                now["pids"]["daemon"]
+            )
+
+        await eventually(back, within=60)
+        assert up.process.poll() is None
 
 
 async def test_without_a_daemon_the_token_may_only_look(data: Path) -> None:
