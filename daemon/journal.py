@@ -52,6 +52,7 @@ class Journal:
         )
         db.rows("PRAGMA secure_delete=ON")  # what is forgotten is not left in a free page
         self._runs = Records(db, clock, "runs", RunRecord, {"id": "id"})
+        self._clock = clock
         self._approvals = Records(db, clock, "approvals", ApprovalRecord, {"id": "id"})
         key = {"order_id": "order", "run": "run", "attempt": "attempt"}
         self._receipts = Records(db, clock, "receipts", ReceiptRecord, key)
@@ -195,9 +196,9 @@ class Journal:
         with self._db.writing("journal.order.writing", "journal.order.written"):
             for order in changed:
                 self._db.run(
-                    "INSERT INTO orders (id, record) VALUES (?, ?)"
-                    " ON CONFLICT (id) DO UPDATE SET record = excluded.record",
-                    *(order.id, pack(order)),
+                    "INSERT INTO orders (id, record, lifted_ms) VALUES (?, ?, ?)"
+                    " ON CONFLICT (id) DO UPDATE SET record = excluded.record, lifted_ms = excluded.lifted_ms",
+                    *(order.id, pack(order), self._clock.wall_ms() if order.lifted else None),
                 )
             for id, met in meets.items():
                 self._evaluate(id, met)
@@ -332,6 +333,20 @@ class Journal:
         )
 
     def _known(self, approval_id: str) -> ApprovalRecord:
+    def forget_lifted(self, before_wall_ms: int) -> int:
+        """Forget orders of whose lift this machine learned before then, once all their receipts are acked; return how many."""
+        with self._db.writing():
+            old = "SELECT id FROM orders WHERE lifted_ms < ? AND id NOT IN (SELECT order_id FROM receipts WHERE NOT acked)"
+            gone = {id for (id,) in self._db.rows(old, before_wall_ms)}
+            for id in gone:
+                self._db.run("DELETE FROM orders WHERE id = ?", id)
+                self._db.run("DELETE FROM matched WHERE order_id = ?", id)
+                self._db.run("DELETE FROM receipts WHERE order_id = ?", id)
+        self._held = {id: order for id, order in self._held.items() if id not in gone}
+        self._evaluated -= gone
+        self._matched.clear()
+        return len(gone)
+
         found = self.approval(approval_id)
         if found is None:
             raise NoSuch("approval", approval_id)

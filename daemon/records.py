@@ -24,6 +24,11 @@ MIGRATIONS = (
         f"CREATE TABLE instructions (id TEXT PRIMARY KEY, state TEXT NOT NULL, {_COLUMNS})",
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     ),
+    (
+        # When this machine learned of the lift, by its wall clock.
+        "ALTER TABLE orders ADD COLUMN lifted_ms INTEGER",
+        "UPDATE orders SET lifted_ms = strftime('%s', 'now') * 1000 WHERE json_extract(record, '$.lifted')",
+    ),
 )
 
 

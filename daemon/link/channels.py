@@ -16,7 +16,7 @@ OPTIONS: Sequence[tuple[str, str | int]] = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.max_receive_message_length", 16 * 2**20),
+    ("grpc.max_receive_message_length", 64 * 2**20),  # a welcome with ten thousand orders
     ("grpc.max_send_message_length", 8 * 2**20),
     ("grpc.use_local_subchannel_pool", 1),  # one connection per channel, so that output never stands before control
     ("grpc.enable_retries", 0),

@@ -23,7 +23,7 @@ log = structlog.get_logger()
 FIRST_REPLY_S = 10.0
 MISSED = 3  # heartbeats without a word from the other side: the link is dead
 SLOW_S = 30.0  # where trying again is of little use
-HELLO_BYTES = 512 * 1024  # what is over goes up as reports; the server takes messages of 1 MiB
+HELLO_BYTES = 512 * 1024  # beside the orders held; what is over goes up as reports
 BEHIND_S = 1.0  # for a broadcast to arrive that a heartbeat has overtaken
 
 
@@ -159,7 +159,7 @@ class Control:
         """Return the facts that go into the hello, and those that follow it."""
         fit: list[Fact] = []
         rest: list[Fact] = []
-        room = HELLO_BYTES - 64 * len(said.spool) - up.order_set(said.held).ByteSize()
+        room = HELLO_BYTES - 64 * len(said.spool)
         for fact in said.facts:
             messages = up.reports(fact, self._clock)
             size = sum(message.ByteSize() for message in messages)

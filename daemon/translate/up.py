@@ -19,6 +19,7 @@ from daemon.domain.instruction import (
 from daemon.domain.orders import LISTS
 from daemon.translate.text import LONG, clean
 
+ORDERS_BYTES = 4 * 2**20  # of the orders in a hello: the server takes 8 MiB in all
 SHOWN = 512 * 1024  # bytes of a question's input, and of its diff
 
 _QUESTION_KINDS = {
@@ -63,7 +64,7 @@ def hello(said: Hello, clock: Clock, facts: Iterable[Fact], *, all_live_runs: bo
             fleet_pb2.Agent(name=a.name, version=clean(a.version, 100), problem=clean(a.problem), signed_in=a.signed_in)
             for a in said.agents
         ],
-        orders_held=order_set(said.held),
+        orders_held=orders_held(said.held),
         spool=[fleet_pb2.SpoolRange(run_id=run, low=low, next=up) for run, (low, up) in said.spool.items()],
         store_epoch=said.held.store_epoch,
     )
@@ -243,10 +244,16 @@ def _first(paths: Sequence[str], most: int) -> list[str]:
     return [*paths[:most], *([f"… and {len(paths) - most:,} more"] if len(paths) > most else [])]
 
 
-def order_set(held: Held) -> stop_pb2.OrderSet:
-    return stop_pb2.OrderSet(
-        store_epoch=held.store_epoch, generation=held.generation, orders=[_order(o) for o in held.orders]
-    )
+def orders_held(held: Held) -> stop_pb2.OrderSet:
+    """Return the orders for a server that may have lost them, as many as a hello can carry: those that stand, then the newest lifts."""
+    orders, room = [], ORDERS_BYTES
+    for record in sorted(held.orders, key=lambda o: (o.lifted, -o.generation if o.lifted else o.generation)):
+        order = _order(record)
+        room -= order.ByteSize()
+        if room < 0:
+            break
+        orders.append(order)
+    return stop_pb2.OrderSet(store_epoch=held.store_epoch, generation=held.generation, orders=orders)
 
 
 def _order(record: OrderRecord) -> stop_pb2.StopOrder:

@@ -5,8 +5,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from switchboard.domain.errors import IllegalTransition, Invalid
+from switchboard.domain.machine import CERTIFICATE_LIFE, RENEWABLE_AFTER_EXPIRY
 from switchboard.domain.run import Run
 
+# Whoever is away for longer can no longer renew its certificate: no machine brings the order back standing.
+LIFTS_KEPT = CERTIFICATE_LIFE + RENEWABLE_AFTER_EXPIRY + timedelta(days=4)
 REVIEW_AFTER = timedelta(hours=8)  # when the author of a hold is asked to extend or lift it
 
 
@@ -71,6 +74,10 @@ class Order:
         if self.lifted:
             raise IllegalTransition("order", self.id, "lifted", "lift")
         return replace(self, lifted=True, lifted_by=by, lifted_at=at, lift_reason=reason, generation=generation)
+
+    def outlived(self, now: datetime) -> bool:
+        """Say whether it was lifted so long ago that nobody needs the tombstone."""
+        return self.lifted and self.lifted_at is not None and now - self.lifted_at >= LIFTS_KEPT
 
     def union(self, other: "Order") -> "Order":
         """Return what two copies of this order add up to: a lift is never undone."""

@@ -67,6 +67,7 @@ class Deadlines:
             Timer("holds to look at again", 30, self._review),
             Timer("instructions that are settled", 600, instructions.trim),
             Timer("orders that are done with", 600, stops.settle_done),
+            Timer("orders that were lifted long ago", 600, stops.forget_lifted),
             Timer("runs that ended long ago", 600, self._forget),
         )
 

@@ -13,6 +13,7 @@ from datetime import datetime
 
 import structlog
 
+from switchboard.clock import Clock
 from switchboard.domain.run import Run
 from switchboard.domain.stop import Order, Selector
 from switchboard.services.book import Book
@@ -37,6 +38,7 @@ class OrderBook:
         epochs: Epochs,
         journal: OrderJournal,
         audit: AuditLog,
+        clock: Clock,
         seal: Callable[[str], str],
     ) -> None:
         self._orders = orders
@@ -44,6 +46,7 @@ class OrderBook:
         self._epochs = epochs
         self._journal = journal
         self._audit = audit
+        self._clock = clock
         self._seal = seal
         self.epoch = ""  # of the store whose orders these are
         self._counted = 0
@@ -98,11 +101,18 @@ class OrderBook:
             self._looked_at = began
             return changed
 
-    async def restore(self, orders: Iterable[Order], machine: str = "") -> None:
-        """Put back what the store lost, from this replica's disk or from what *machine* holds."""
+    async def restore(self, orders: Iterable[Order], machine: str = "", epoch: str = "") -> None:
+        """Put back what the store lost, from this replica's disk or from what *machine* holds of the store with *epoch*."""
         for order in orders:
             known = self._orders.peek(order.id)
             if known is not None and (known.lifted or not order.lifted):
+                continue
+            # What a machine learned of this very store was here once, and what was forgotten with its time stays so.
+            if (
+                known is None
+                and order.lifted
+                and (order.outlived(self._clock.now()) or (machine and epoch == self.epoch))
+            ):
                 continue
             proven = order if not machine else await self._proven(order, machine, standing=known is not None)
             if proven is not None:
@@ -158,6 +168,8 @@ class OrderBook:
         return changed
 
     async def _put_back(self, order: Order) -> None:
+        if order.lifted and order.lifted_at is None:
+            order = replace(order, lifted_at=self._clock.now())  # as far as this server knows
         generation = await self._epochs.next_generation(at_least=order.generation)
         expected = {} if order.lifted else {run.id: run.machine for run in self.matching(order.selector)}
 
@@ -178,7 +190,10 @@ class OrderBook:
         if noun == "order":
             self._set = None
             self._changes += 1
-            self._learned[id] = self._changes
+            if self._projection.order(id) is None:
+                self._learned.pop(id, None)
+            else:
+                self._learned[id] = self._changes
 
     def _sealed(self, order: Order) -> bool:
         start = order.id.removeprefix("o-").partition("-")[0]

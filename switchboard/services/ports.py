@@ -1,6 +1,6 @@
 """What the services need of the edges. The store, the wire and the web implement these; nothing here does any I/O."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -156,6 +156,8 @@ class OrderJournal(Protocol):
     """The orders on this replica's own disk, fsynced: what puts back an order that the store lost."""
 
     def write(self, order: Any) -> None: ...
+    def forget(self, ids: Collection[str]) -> None: ...
+
 
     def orders(self) -> list[Any]: ...
 

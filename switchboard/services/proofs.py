@@ -77,6 +77,16 @@ class Proofs:
     async def seen(self, machine: str, epoch: str, generation: int, matches: Sequence[Match]) -> None:
         """Note that a machine has the orders on its disk, and which of its runs they mean."""
         self._presence.holds(machine, epoch, generation)
+    async def forget_names(self, run: str) -> None:
+        """Forget which files of *run* were not saved; its receipts stay."""
+        for receipt in [r for r in self._projection.all("receipt") if r.run == run]:
+            await self._receipts.change(receipt.id, lambda found: found.unnamed() if found else None)
+
+    async def forget(self, order: str) -> None:
+        """Forget the receipts of an order."""
+        for receipt in self._projection.receipts(order):
+            await self._receipts.delete(receipt.id)
+
         for match in matches[:LONGEST_LIST]:
             order = self._projection.order(match.order)
             news = {run: machine for run in match.runs[:LONGEST_LIST] if order and run not in order.expected}

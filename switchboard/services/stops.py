@@ -52,7 +52,13 @@ class Stops:
         self._audit = audit
         self._clock = clock
         self._book = OrderBook(
-            orders=orders, projection=projection, epochs=epochs, journal=journal, audit=audit, seal=seal
+            orders=orders,
+            projection=projection,
+            epochs=epochs,
+            journal=journal,
+            audit=audit,
+            clock=clock,
+            seal=seal,
         )
         self._proofs = Proofs(
             orders=orders, receipts=receipts, book=self._book, projection=projection, presence=presence
@@ -209,6 +215,14 @@ class Stops:
                 self._journal.write(stands)
 
     # Small parts
+    async def forget_lifted(self) -> None:
+        """Forget orders that were lifted so long ago that nobody can bring them back standing, and their receipts."""
+        now = self._clock.now()
+        for old in [order for order in self._projection.orders() if order.outlived(now)]:
+            await self._proofs.forget(old.id)
+            await self._orders.delete(old.id)
+        self._journal.forget([order.id for order in self._journal.orders() if order.outlived(now)])
+
 
     async def _order(self, id: str) -> Order:
         order = await self._orders.get(id)

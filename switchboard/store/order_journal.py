@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,16 @@ class FileOrderJournal:
     def orders(self) -> list[Order]:
         with self._writing:
             return list(self._orders.values())
+
+    def forget(self, ids: Collection[str]) -> None:
+        """Drop orders. Where the disk does not take the shorter journal, they are there again after a restart."""
+        with self._writing:
+            gone = self._orders.keys() & set(ids)
+            for id in gone:
+                del self._orders[id]
+                self._extra.pop(id, None)
+            if gone:
+                self._compact()
 
     def close(self) -> None:
         os.close(self._file)

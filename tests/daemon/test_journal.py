@@ -325,6 +325,20 @@ class TestEverythingElse:
 
 class TestTheFile:
     def test_it_is_private(self, tmp_path, journal):
+    def test_a_lift_is_forgotten_when_it_was_learned_long_ago_and_its_receipts_are_known(self, journal, clock, again):
+        journal.hold_orders("e1", 1, [OrderRecord(id, 1) for id in ("o1", "o2", "o3")], {"o1": [("r1", 1)]})
+        journal.hold_orders("e1", 2, [OrderRecord("o1", 2, **LIFT), OrderRecord("o2", 2, **LIFT)])
+        receipt = journal.put_receipt(ReceiptRecord("o1", "r1", 1))
+        journal.put_receipt(ReceiptRecord("o2", "r1", 1))
+        journal.acked_receipt("o1", "r1", 1, receipt.revision)
+        assert journal.forget_lifted(clock.wall_ms()) == 0
+        clock.pass_ms(1)
+
+        assert journal.forget_lifted(clock.wall_ms()) == 1
+        assert [order.id for order in journal.orders()] == ["o2", "o3"]
+        assert (journal.receipts("o1"), journal.matches("o1"), journal.evaluated("o1")) == ([], frozenset(), False)
+        assert [order.id for order in again().orders()] == ["o2", "o3"]
+
         journal.set("a", "b")
 
         assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700

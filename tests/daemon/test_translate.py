@@ -103,10 +103,11 @@ def test_no_text_is_refused_by_the_wire(text: str, other: str) -> None:
 )
 def test_orders_come_back_from_the_wire_as_they_went(orders: list[OrderRecord]) -> None:
     held = Held("e1", 7, tuple(orders))
-    again = down.orders_of(stop_pb2.OrderSet.FromString(up.order_set(held).SerializeToString()))
+    again = down.orders_of(stop_pb2.OrderSet.FromString(up.orders_held(held).SerializeToString()))
 
     # What narrows nothing is not carried.
     said = [replace(order, selector={name: it for name, it in order.selector.items() if it}) for order in orders]
+    said.sort(key=lambda order: (order.lifted, -order.generation if order.lifted else order.generation))
     assert again == replace(held, orders=tuple(said))
 
 

@@ -105,6 +105,28 @@ async def test_orders_and_instructions_come_down(wire: Wire) -> None:
     assert [i.body for i in wire.hands.instructions] == [Message("r1", "hello"), Unreadable()]
 
 
+async def test_a_machine_with_ten_thousand_orders_attaches_and_brings_back_what_stands(wire: Wire) -> None:
+    await attached(wire)
+    for n in range(10_000):
+        order = wire.switch.orders.orders.add(id=f"o{n}", generation=n + 1, by="ana", reason="x" * 2_000)
+        order.lifted = n % 100 != 0
+    wire.switch.orders.generation = 10_000
+    wire.hands.facts = [RunRecord("r1", revision=1)]
+    wire.control.again()
+    await attached(wire, 2)
+    assert len(wire.hands.on_disk.orders) == 10_000
+    wire.control.again()
+    await attached(wire, 3)
+
+    hello = wire.switch.streams[-1].hello
+    assert hello.ByteSize() < 5 << 20
+    brought = {order.id: order.lifted for order in hello.orders_held.orders}
+    assert [id for id, lifted in brought.items() if not lifted] == [f"o{n}" for n in range(0, 10_000, 100)]
+    assert "o9999" in brought
+    assert "o1" not in brought
+    assert list(hello.capabilities) == ["all-live-runs"]
+
+
 async def test_a_lift_goes_back_up_as_it_came_down(wire: Wire) -> None:
     await attached(wire)
     order = await wire.switch.order(all=True)

@@ -1,5 +1,7 @@
 """Stop orders as people give them, and what is left of them after every loss."""
 
+import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -183,6 +185,52 @@ async def test_what_failed_and_then_ended_has_ended(store_url):
             assert await receipt(stop_pb2.OUTCOME_ENDED) is Standing.ENDED
             assert await receipt(stop_pb2.OUTCOME_FAILED) is Standing.ENDED
             assert await receipt(stop_pb2.OUTCOME_REFUSED, 2) is Standing.REFUSED
+
+
+async def test_orders_that_were_lifted_long_ago_are_forgotten_and_nobody_brings_them_back(store_url, tmp_path):
+    clock = ManualClock()
+    async with core(store_url, tmp_path, clock=clock, deadlines=False) as sb:
+        mill = await sb.machine()
+        async with mill.attached() as stream:
+            await stream.run("r-1")
+            order = await sb.stops.issue(KIM, Selector(repos=("example.org/mill",)), "x")
+            await stream.told(
+                receipt=stop_pb2.Receipt(order_id=order.id, run_id="r-1", attempt=1, outcome=stop_pb2.OUTCOME_ENDED)
+            )
+            stands = await sb.stops.issue(KIM, EVERYTHING, "y")
+            clock.forward(timedelta(days=40))
+            await sb.stops.lift(KIM, order.id, "over")
+            await sb.stops.forget_lifted()
+            assert sb.stops.order(order.id).lifted, "the lift is young"
+        async with mill.attached() as stream:
+            held = stream.welcome.orders
+            assert {o.id: o.lifted for o in held.orders} == {order.id: True, stands.id: False}
+        clock.forward(timedelta(days=36))
+        await sb.stops.forget_lifted()
+        await sb.stops.reassert_journal()
+        async with mill.attached(orders_held=held) as stream:
+            assert [o.id for o in stream.welcome.orders.orders] == [stands.id]
+        assert [o.id for o in await sb.store.orders.all()] == [stands.id]
+        assert await sb.store.receipts.all() == []
+    async with core(store_url, tmp_path, clock=clock) as sb:
+        assert [o.id for o in sb.stops.orders()] == [stands.id]
+
+
+async def test_a_machine_with_ten_thousand_orders_attaches(store_url):
+    async with core(store_url) as sb:
+        mill = await sb.machine()
+        first = await sb.stops.issue(KIM, EVERYTHING, "x" * 500)
+        for start in range(0, 10_000, 500):
+            made = [
+                replace(first, id=f"o-{n}", lifted=True, lifted_at=first.issued_at) for n in range(start, start + 500)
+            ]
+            await asyncio.gather(*(sb.store.orders.change(o.id, lambda _, o=o: o) for o in made))
+        await eventually(lambda: len(sb.stops.orders()) == 10_001, within=30)
+        async with mill.attached() as stream:
+            assert len(stream.welcome.orders.orders) == 10_001
+            held = stream.welcome.orders
+        async with mill.attached(orders_held=held) as stream:
+            await stream.run("r-1")
 
 
 async def test_a_long_list_of_orders_is_handed_over_whole(store_url):

@@ -59,6 +59,17 @@ def test_what_was_written_is_there_again(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_what_is_forgotten_stays_forgotten(path: Path) -> None:
+    journal = FileOrderJournal(path)
+    for n in range(3):
+        journal.write(order(f"o{n}"))
+    journal.forget(["o1", "never"])
+    journal.write(order("o3"))
+    journal.close()
+
+    assert list(reopened(path)) == ["o0", "o2", "o3"]
+
+
 def test_a_lift_is_never_undone(path: Path) -> None:
     journal = FileOrderJournal(path)
     journal.write(order(generation=2, lifted=True))
