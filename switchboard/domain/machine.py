@@ -37,6 +37,7 @@ class Machine:
     key_fingerprint: str = ""
     certificate_pem: str = ""
     certificate_until: datetime
+    taken_up: int = 0  # generation of the newest certificate that it has attached with
     connection: int = 0  # fencing number of its newest connection
     boot_epoch: str = ""
     version: str = ""

@@ -117,6 +117,7 @@ class Authority:
             machine=uri.path.lstrip("/"),
             generation=int(generation),
             fingerprint=_fingerprint(certificate.public_key()),
+            until=certificate.not_valid_after_utc,
         )
         if len(self._read) >= CERTIFICATES_REMEMBERED:
             self._read.clear()

@@ -57,7 +57,7 @@ class FleetServicer(pb_grpc.FleetServiceServicer):
         return pb.RenewResponse(certificate=certificate)
 
     async def Upload(self, requests: AsyncIterator[pb.UploadRequest], context: Context) -> None:
-        await self._uploads.hold(caller().machine, requests, context)
+        await self._uploads.hold(caller(), requests, context)
 
     # A coroutine that reads and writes, not a generator: a task group must not span a yield.
     async def Attach(self, requests: AsyncIterator[pb.AttachRequest], context: Context) -> None:

@@ -11,6 +11,7 @@ from switchboard.domain.errors import Conflict, SwitchboardError, Unavailable
 from switchboard.rpc.access import Context
 from switchboard.rpc.status import send
 from switchboard.services.fleet import Fleet
+from switchboard.services.identity import Presented
 from switchboard.services.output import Output
 from switchboard.services.queries import Queries
 from switchboard.services.words import ident
@@ -26,9 +27,10 @@ class Uploads:
         self._output = output
         self._queries = queries
 
-    async def hold(self, machine: str, requests: AsyncIterator[pb.UploadRequest], context: Context) -> None:
+    async def hold(self, presented: Presented, requests: AsyncIterator[pb.UploadRequest], context: Context) -> None:
         """Hold one daemon's upload open until it hangs up or may no longer take part."""
-        async with self._fleet.guarded(machine) as guard:
+        machine = presented.machine
+        async with self._fleet.guarded(presented) as guard:
             upload = _Upload(machine, self._fleet, self._output, self._queries)
             async with asyncio.TaskGroup() as tasks:
                 parts = {

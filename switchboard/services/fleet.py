@@ -16,6 +16,7 @@ from switchboard.domain.stop import Order
 from switchboard.services.approvals import Approvals
 from switchboard.services.book import Book
 from switchboard.services.copies import Copies
+from switchboard.services.guard import Guard, Shown
 from switchboard.services.identity import Identity, Presented
 from switchboard.services.instructions import Instructions
 from switchboard.services.line import Fenced, Line
@@ -61,21 +62,6 @@ class Welcome:
     watermarks: Mapping[str, int]
 
 
-class Guard:
-    """Ends a second stream of a machine (its upload) together with its right to take part."""
-
-    def __init__(self) -> None:
-        self._barred: asyncio.Future[SwitchboardError] = asyncio.get_running_loop().create_future()
-
-    def bar(self, error: SwitchboardError) -> None:
-        if not self._barred.done():
-            self._barred.set_result(error)
-
-    async def hold(self) -> None:
-        """Wait until the machine is barred, and raise why."""
-        raise await self._barred
-
-
 class Fleet:
     def __init__(
         self,
@@ -108,6 +94,7 @@ class Fleet:
         self._heartbeat = heartbeat
         self._solo = solo
         self._lines: dict[str, Line] = {}
+        self._shown: dict[Line, Shown] = {}
         self._guards: defaultdict[str, set[Guard]] = defaultdict(set)
         self._catching_up: dict[Line, set[str]] = {}  # runs named on a line whose hello is still being stored
         self._copies = Copies()
@@ -124,18 +111,19 @@ class Fleet:
     async def attach(self, presented: Presented, hello: Hello) -> tuple[Line, Welcome]:
         """Let a machine in: from now on its line is told. Raises Forbidden for one that may not, Unavailable without a store."""
         machine = await self._identity.check(presented)
-        await self._stops.restore(hello.orders, machine.id)
+        await self._stops.restore(hello.orders, machine.id, hello.orders_epoch)
         await self._stops.refresh()
         connection = await self._epochs.next_connection(machine.id)
         await self._look_for_copies(machine, hello.boot_epoch)
-        machine = await self._enter(machine, hello, connection)
-        theirs = {run: low for run, low in hello.spool.items() if self._may_tell(machine.id, run)}
+        machine = await self._enter(machine, hello, connection, presented.generation)
+        theirs = {run: low for run, low in hello.spool.items() if self._keeps(machine.id, run)}
         watermarks = await self._output.watermarks(theirs)
         line = Line(machine.id, machine.name, hello.boot_epoch, connection, lambda: self._due(machine.id))
         # An older line was fenced when the record took this connection's number; a newer one may have come meanwhile.
         if (other := self._lines.get(machine.id)) is not None and other.connection > connection:
             raise Conflict(NEWER)
         self._lines[machine.id] = line
+        self._shown[line] = Shown.now(presented, self._clock.now())
         self._presence.came(machine.id, connection)
         self._presence.holds(machine.id, hello.orders_epoch, hello.orders_generation)
         welcome = Welcome(
@@ -151,12 +139,14 @@ class Fleet:
     def detach(self, line: Line) -> None:
         if self._lines.get(line.machine) is line:
             del self._lines[line.machine]
+        self._shown.pop(line, None)
         self._presence.left(line.machine, line.connection)
 
     @asynccontextmanager
-    async def guarded(self, machine: str) -> AsyncIterator[Guard]:
-        """Hold another stream of a machine open for as long as it may take part."""
-        guard = Guard()
+    async def guarded(self, presented: Presented) -> AsyncIterator[Guard]:
+        """Hold another stream of a machine open for as long as it may take part. Raises Unavailable for an old certificate."""
+        await self._identity.check_newest(presented)
+        machine, guard = presented.machine, Guard(Shown.now(presented, self._clock.now()))
         self._guards[machine].add(guard)
         try:
             yield guard
@@ -218,7 +208,7 @@ class Fleet:
     # What time does
 
     async def tick(self) -> None:
-        """Close lines that went silent, and those of machines that may no longer take part."""
+        """Close lines that went silent, and all streams of machines that may no longer take part, or not by what they showed."""
         now = asyncio.get_running_loop().time()
         silence = self._heartbeat.total_seconds() * BEATS_MISSED
         for line in self.lines:
@@ -233,10 +223,22 @@ class Fleet:
         for id in there:
             if (error := self._identity.barred(id)) is not None:
                 self._barred(id, error)
+        for line, shown in list(self._shown.items()):
+            if (error := self._lapsed(shown)) is not None:
+                line.close(error)
+        for guard in [guard for guards in self._guards.values() for guard in guards]:
+            if (error := self._lapsed(guard.shown)) is not None:
+                guard.bar(error)
 
     # Small parts
 
-    async def _enter(self, machine: Machine, hello: Hello, connection: int) -> Machine:
+    def _lapsed(self, shown: Shown) -> SwitchboardError | None:
+        """Say why a stream must be dialled again, by the certificate of this moment."""
+        if asyncio.get_running_loop().time() > shown.expires_at:
+            return Unavailable("the certificate of this connection has expired: renew it and dial again")
+        return self._identity.superseded(shown.presented)
+
+    async def _enter(self, machine: Machine, hello: Hello, connection: int, generation: int) -> Machine:
         now = self._clock.now()
 
         def entered(found: Machine | None) -> Machine:
@@ -245,6 +247,7 @@ class Fleet:
                 raise Conflict(NEWER)
             return replace(
                 known,
+                taken_up=max(known.taken_up, generation),
                 connection=connection,
                 boot_epoch=hello.boot_epoch,
                 version=hello.version,
@@ -307,6 +310,7 @@ class Fleet:
             if machine is not None and held is not None and machine.connection > held.connection:
                 self._fence_older(held)
 
-    def _may_tell(self, machine: str, run: str) -> bool:
+    def _keeps(self, machine: str, run: str) -> bool:
+        """Whether a run's output is kept here, and this machine's to send."""
         known = self._projection.run(run)
-        return known is None or known.machine == machine
+        return known is None or (known.machine == machine and not known.purged)

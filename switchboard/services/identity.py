@@ -11,7 +11,7 @@ import structlog
 
 from switchboard import faults
 from switchboard.clock import Clock
-from switchboard.domain.errors import Conflict, Forbidden, Invalid, NotFound, SwitchboardError
+from switchboard.domain.errors import Conflict, Forbidden, Invalid, NotFound, SwitchboardError, Unavailable
 from switchboard.domain.machine import JOIN_TOKEN_LIFE, Cloned, JoinToken, Machine, Standing
 from switchboard.domain.people import Caller, Permission
 from switchboard.services.book import Book
@@ -38,6 +38,7 @@ class Presented:
     machine: str
     generation: int
     fingerprint: str
+    until: datetime
 
 
 class Issuer(Protocol):
@@ -180,11 +181,7 @@ class Identity:
         # One behind is a renewal whose reply was lost; further behind is a copy. It is refused rather than locked,
         # so that whoever holds an old copy cannot throw the real machine out.
         if presented.generation < machine.generation - 1:
-            if (machine.id, presented.generation) not in self._copies_told:
-                self._copies_told.add((machine.id, presented.generation))
-                await self._alarm(
-                    machine, f"certificate generation {presented.generation} of {machine.generation} was used"
-                )
+            await self._tell_of_copy(machine, presented.generation)
             raise Forbidden(
                 f"machine {machine.name} showed an old copy of its certificate: if its home was restored from a backup, "
                 "revoke it and invite it anew"
@@ -200,6 +197,19 @@ class Identity:
         except Forbidden as error:
             return error
         return None
+
+    def superseded(self, presented: Presented) -> SwitchboardError | None:
+        """Say from memory why a stream may not be held by this certificate; None while its machine has taken up no newer one."""
+        machine = self._machines.peek(presented.machine)
+        if machine is None or presented.generation >= machine.taken_up:
+            return None
+        return Unavailable(f"machine {machine.name} has taken up a newer certificate: dial again with that one")
+
+    async def check_newest(self, presented: Presented) -> None:
+        """Raises Unavailable, after an alarm, for a certificate whose machine has taken up a newer one: a copy has come to it."""
+        if (error := self.superseded(presented)) is not None:
+            await self._tell_of_copy(await self._known(presented.machine), presented.generation)
+            raise error
 
     async def revoke(self, caller: Caller, id: str, reason: str) -> Machine:
         """Throw a machine out, for good; its streams close at once."""
@@ -252,6 +262,11 @@ class Identity:
         await self._alarm(machine, why)
         self._tell(machine)
         return Forbidden(f"machine {machine.name} is locked because its certificate was used from two places: {why}")
+
+    async def _tell_of_copy(self, machine: Machine, generation: int) -> None:
+        if (machine.id, generation) not in self._copies_told:
+            self._copies_told.add((machine.id, generation))
+            await self._alarm(machine, f"certificate generation {generation} of {machine.generation} was used")
 
     async def _alarm(self, machine: Machine, why: str) -> None:
         log.error("a machine's certificate was copied", machine=machine.id, name=machine.name, why=why)

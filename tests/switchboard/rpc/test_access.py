@@ -13,9 +13,11 @@ from helpers.valkey import ManualClock
 from switchboard_rpc.v1 import approval_pb2, enroll_pb2, fleet_pb2, run_pb2, stop_pb2
 
 from switchboard.domain.errors import Forbidden
+from switchboard.domain.machine import CERTIFICATE_LIFE
 from switchboard.domain.people import Role
 from switchboard.rpc.access import ACCESS, Who
 from switchboard.rpc.ca import Authority
+from switchboard.services import fleet, guard
 
 FILES = (approval_pb2, enroll_pb2, fleet_pb2, run_pb2, stop_pb2)
 METHODS = [
@@ -176,6 +178,53 @@ async def test_revoking_closes_both_streams_within_seconds_and_keeps_them_closed
             assert uploading.error.code() is grpc.StatusCode.PERMISSION_DENIED
             assert uploading.watermarks == {}
         assert (await refusal(mill.renew())).code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_an_upload_ends_with_the_certificate_that_it_was_opened_with(store_url, monkeypatch):
+    monkeypatch.setattr(fleet, "STANDING_EVERY", 0)
+    async with core(store_url) as sb:
+        mill = await sb.machine()
+        copy = mill.copy()
+        async with mill.attached() as stream, mill.uploading() as up, copy.uploading() as theirs:
+            await stream.run("r-1")
+            await up.batch("r-1", 1, ["a"])
+            await eventually(lambda: up.watermarks.get("r-1") == 2)
+            mill.certificate = await mill.renew()
+            await sb.fleet.tick()
+            assert not up.error, "a renewal whose reply was lost cuts nobody off"
+            async with mill.attached() as stream:
+                await eventually(lambda: up.error and theirs.error)
+                assert up.error.code() is theirs.error.code() is grpc.StatusCode.UNAVAILABLE
+                assert await sb.audited("machine.copied") == []
+
+                async with copy.uploading() as theirs, mill.uploading() as up:
+                    await up.batch("r-1", 2, ["b"])
+                    await theirs.batch("r-1", 2, ["forged"])
+                    await eventually(lambda: theirs.error and up.watermarks.get("r-1") == 3)
+                    assert "newer certificate" in theirs.error.details()
+                    assert [event.text for event in (await sb.output.read("r-1", 1, 10))[0]] == ["a", "b"]
+                    assert [entry.subject for entry in await sb.audited("machine.copied")] == [mill.id]
+                    assert not stream.ended
+
+
+async def test_streams_end_when_their_certificate_expires(store_url, monkeypatch):
+    monkeypatch.setattr(fleet, "STANDING_EVERY", 0)
+    monkeypatch.setattr(guard, "EXPIRY_GRACE", 0)
+    clock = ManualClock()
+    async with core(store_url, clock=clock) as sb:
+        mill, forge = await sb.machine("mill"), await sb.machine("forge")
+        clock.forward(timedelta(seconds=8) - CERTIFICATE_LIFE)
+        late = sb.authority.issue(request_for(mill.key), mill.id, 1)
+        clock.forward(CERTIFICATE_LIFE - timedelta(seconds=8))
+        mill.certificate.certificate_pem = late.certificate_pem.encode()
+        async with mill.attached() as stream, mill.uploading() as up, forge.attached() as other:
+            await stream.run("r-1")
+            clock.forward(timedelta(days=2))  # which is the server's own mistake, and costs nobody the connection
+            await eventually(lambda: stream.ended and up.error, within=30)
+
+            assert stream.error.code() is up.error.code() is grpc.StatusCode.UNAVAILABLE
+            assert "expired" in up.error.details()
+            assert not other.ended
 
 
 async def test_a_revocation_at_another_replica_closes_the_streams_here(store_url):
