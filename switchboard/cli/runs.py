@@ -15,8 +15,8 @@ from switchboard.cli.options import Session, machine_id, server_options
 from switchboard.cli.tables import Grid, Row, runs_table, say
 from switchboard.cli.text import age, plain
 from switchboard.domain.run import RESUMABLE, RunState
+from switchboard.services.words import LONGEST_PROMPT
 
-LONGEST_PROMPT = 1 << 20
 DIFF_S = 90.0  # more than the server gives the machine
 ANSWERS_WITHIN_S = 20.0  # how long `run start` waits for the machine's first word
 

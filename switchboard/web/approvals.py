@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from switchboard.domain.approval import ApprovalState
 from switchboard.domain.errors import Invalid
@@ -26,8 +26,13 @@ async def approvals(caller: Asks, has: Has, shows: Shows, state: str = "", run: 
 
 
 @router.get(f"{V1}/approvals/{{id}}")
-async def approval(id: str, caller: Asks, has: Has, shows: Shows) -> dict[str, Any]:
-    return shows.approval(caller, has.approvals.get(id))
+async def approval(id: str, request: Request, caller: Asks, has: Has, shows: Shows) -> dict[str, Any]:
+    """With all that it asks where the caller may read that; who reads it is on record, as with a run's output."""
+    found = has.approvals.get(id)
+    run = has.projection.run(found.run)
+    if run is not None and has.runs.may_read(caller, run):
+        await request.app.state.reads.note(caller, run)
+    return shows.approval(caller, found)
 
 
 @router.post(f"{V1}/approvals/{{id}}/votes")

@@ -7,8 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from switchboard.domain.people import Permission, Role
 from switchboard.domain.stop import Selector
-
-PROMPT_LIMIT = 1024 * 1024
+from switchboard.services.words import LONGEST_NOTE, LONGEST_PATH, LONGEST_PROMPT, LONGEST_REASON
 
 
 def _prompt(text: str) -> str:
@@ -18,11 +17,22 @@ def _prompt(text: str) -> str:
 
 
 def _not_too_long(text: str) -> str:
-    if (size := len(text.encode())) > PROMPT_LIMIT:
+    if (size := len(text.encode())) > LONGEST_PROMPT:
         raise ValueError(
-            f"is {size} bytes long, and the limit is {PROMPT_LIMIT} (1 MiB): put it into a file of the repository"
+            f"is {size} bytes long, and the limit is {LONGEST_PROMPT} (1 MiB): put it into a file of the repository"
         )
     return text
+
+
+def _fits(longest: int) -> AfterValidator:
+    """Take texts of up to *longest* bytes."""
+
+    def fits(text: str) -> str:
+        if (size := len(text.encode())) > longest:
+            raise ValueError(f"is {size:,} bytes long; at most {longest:,} are taken")
+        return text
+
+    return AfterValidator(fits)
 
 
 def _reason(text: str) -> str:
@@ -40,8 +50,9 @@ def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Prompt = Annotated[str, AfterValidator(_prompt)]
-Reason = Annotated[str, Field(max_length=4000), AfterValidator(_reason)]
-Maybe = Annotated[str, Field(max_length=4000)]
+Reason = Annotated[str, _fits(LONGEST_REASON), AfterValidator(_reason)]
+Maybe = Annotated[str, _fits(LONGEST_REASON)]
+Path = Annotated[str, Field(min_length=1), _fits(LONGEST_PATH)]
 Name = Annotated[str, Field(max_length=200)]
 Names = Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=10_000)]
 Password = Annotated[str, Field(max_length=1000)]
@@ -54,7 +65,7 @@ class Body(BaseModel):
 
 class StartRun(Body):
     machine: Name = ""
-    path: Annotated[str, Field(min_length=1, max_length=4096)]
+    path: Path
     agent: Name = "claude"
     mode: Name = ""
     scope: Names = []
@@ -82,7 +93,7 @@ class Resume(Body):
 class CastVote(Body):
     verdict: Literal["approve", "deny"]
     digest: Annotated[str, Field(min_length=1, max_length=100)]
-    note: Annotated[str, Field(max_length=10_000)] = ""
+    note: Annotated[str, _fits(LONGEST_NOTE)] = ""
     input: Annotated[dict[str, Any], AfterValidator(_plain_json)] | None = None
     vote_id: RequestId = ""
 
@@ -122,7 +133,7 @@ class InviteMachine(Body):
 
 
 class Restore(Body):
-    into: Annotated[str, Field(min_length=1, max_length=4096)]
+    into: Path
 
 
 class InvitePerson(Body):

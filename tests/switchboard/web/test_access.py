@@ -186,6 +186,26 @@ class TestContent:
         assert read == [("rae", "r-1")]
         assert sum(e["action"] == "run.read" for e in entries) == 2
 
+    async def test_reading_what_a_question_asks_is_on_record_and_seeing_that_it_waits_is_not(self, home: House):
+        for id, role in (("rae", Role.REVIEWER), ("vic", Role.VIEWER)):
+            await home.admit(id, role)
+        machine = await home.machine()
+        async with machine.attached() as attached:
+            await attached.run("r-1", owner="ana")
+            await attached.told(approval=approval("a-1", "r-1"))
+            rae, vic, admin = [await home.browser(id) for id in ("rae", "vic", "ana")]
+            await rae.get(f"{V1}/approvals")
+            assert not (await vic.get(f"{V1}/approvals/a-1")).json()["readable"]
+
+            async def read() -> list[tuple[str, str]]:
+                entries = (await admin.get(f"{V1}/audit")).json()["entries"]
+                return [(e["by"], e["subject"]) for e in entries if e["action"] == "run.read"]
+
+            assert await read() == []
+            for _ in range(3):
+                assert (await rae.get(f"{V1}/approvals/a-1")).json()["readable"]
+            assert await read() == [("rae", "r-1")]
+
     async def test_nothing_of_a_certificate_or_a_password_is_ever_shown(self, home: House):
         await home.machine()
         client = await home.browser("ana")

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from switchboard_rpc.v1 import fleet_pb2, stop_pb2
 
 from switchboard.domain.people import Role
+from switchboard.services.words import LONGEST_NOTE, LONGEST_PATH, LONGEST_REASON
 from switchboard.web.access import V1
 from switchboard.web.edge import Edge
 from switchboard.web.errors import add_handlers
@@ -92,6 +93,26 @@ class TestRuns:
         assert (more.status_code, flood.status_code) == (400, 413)
         assert "1 MiB" in more.json()["error"]
         assert "1 MiB" in flood.json()["error"]
+
+    async def test_what_the_services_take_the_edge_takes_and_no_byte_more(self, home: House):
+        machine = await home.machine()
+        client = await home.browser("ana")
+        async with machine.attached() as attached:
+            await attached.run("r-1", "WAITING")
+            await attached.told(approval=approval("a-1", "r-1"))
+            digest = home.services.approvals.get("a-1").digest
+            deny = {"verdict": "deny", "digest": digest}
+            bodies = {
+                f"{V1}/approvals/a-1/votes": (LONGEST_NOTE, lambda text: {**deny, "note": text}),
+                f"{V1}/orders": (LONGEST_REASON, lambda text: {"selector": {"all": True}, "reason": text}),
+                f"{V1}/runs": (LONGEST_PATH, lambda text: {**START, "path": text}),
+            }
+            for route, (longest, body) in bodies.items():
+                more = await client.post(route, json=body("é" * (longest // 2) + "x"))
+                assert more.status_code == 400
+                assert f"is {longest + 1:,} bytes long; at most {longest:,} are taken" in more.json()["error"]
+                most = await client.post(route, json=body("é" * (longest // 2)))
+                assert most.status_code != 400, most.text
 
     async def test_the_diff_is_asked_of_the_machine(self, home: House):
         machine = await home.machine()
