@@ -1,69 +1,25 @@
-"""A real daemon at a real switchboard whose store has forgotten something: what the machine knows puts it right."""
+"""A real daemon where something is wrong: a store that has forgotten, a clock that is off. What the machine knows puts it right."""
 
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from helpers.checkouts import checkout
-from helpers.daemons import DaemonProcess, daemon_process
 from helpers.eventually import eventually
 from helpers.fleet import ANA, KIM, Core, core
-from helpers.scripted import ScriptedModel, clean_environment, script, scripted_model
+from helpers.joined import SLOW, cut, joined, started, state
+from helpers.scripted import ScriptedModel, scripted_model
 
-from switchboard.domain.errors import Unavailable
 from switchboard.domain.run import RunState
 from switchboard.domain.stop import Receipt, Selector, Standing
 from switchboard.store.redis import RedisStore
-
-SLOW = 60
 
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[ScriptedModel]:
     with scripted_model() as model:
         yield model
-
-
-@contextlib.asynccontextmanager
-async def joined(sb: Core, root: Path, model: ScriptedModel) -> AsyncIterator[DaemonProcess]:
-    """A daemon process on a machine of its own, with a checkout, attached to *sb*."""
-    checkout(root / "repo")
-    token, _ = await sb.identity.invite(ANA, "mill")
-    environment = clean_environment(model.claude_env(root / "claude"))
-    async with daemon_process(root / "mill", environment) as daemon:
-        try:
-            joins = f"127.0.0.1:{sb.ports.enroll} {token} 127.0.0.1:{sb.ports.fleet}"
-            await daemon.start(SWITCHBOARD_JOIN=joins)
-            await attached(sb)
-            yield daemon
-        finally:
-            print(daemon.log()[-6_000:])  # shown when the test fails
-
-
-async def attached(sb: Core, there: bool = True) -> None:
-    await eventually(lambda: [m.attached for m in sb.presence.machines()] == [there], SLOW)
-
-
-def cut(sb: Core) -> None:
-    """Break the link, as a network does."""
-    for line in sb.fleet.lines:
-        line.close(Unavailable("the link is cut"))
-
-
-async def started(sb: Core, root: Path, *turns: list[dict[str, Any]]) -> str:
-    """Start a run, and wait until its turns are over."""
-    path = str(root / "repo")
-    run, _ = await sb.runs.start(ANA, machine="mill", path=path, agent="claude", prompt=script(*turns))
-    await state(sb, run.id, RunState.IDLE)
-    return run.id
-
-
-async def state(sb: Core, run: str, wanted: RunState) -> None:
-    await eventually(lambda: sb.projection.run(run).state is wanted, SLOW)
 
 
 async def test_a_run_whose_end_the_store_forgot_is_closed_and_the_live_one_beside_it_is_not(
@@ -110,6 +66,35 @@ async def test_a_store_that_came_back_empty_has_its_runs_and_the_proof_of_its_st
         await eventually(whole, SLOW)
         await eventually(lambda: proof(sb, order.id, stopped), SLOW)
         await state(sb, stopped, RunState.STOPPED)
+
+
+@pytest.mark.parametrize("days", [1, -1])
+async def test_a_machine_whose_clock_is_off_by_a_day_is_like_any_other(
+    store_url: str, tmp_path: Path, model: ScriptedModel, days: int
+) -> None:
+    (tmp_path / "clock").mkdir()
+    # What the daemon reads; gRPC's deadlines are given by one clock of Python's and kept by the system's own.
+    off = f"import time\nreal = time.time_ns\ntime.time_ns = lambda: real() + {days} * 86_400 * 10**9\n"
+    (tmp_path / "clock" / "sitecustomize.py").write_text(off)
+    heartbeat = timedelta(milliseconds=500)
+    async with (
+        core(store_url, heartbeat=heartbeat) as sb,
+        joined(sb, tmp_path, model, PYTHONPATH=str(tmp_path / "clock")),
+    ):
+        run = await started(sb, tmp_path, [{"text": "one\n"}])
+        events, _, _ = await sb.output.read(run, 1, 10)
+        told = datetime.fromtimestamp(events[0].at_ms / 1000, UTC) - datetime.now(UTC)
+        assert abs(told - timedelta(days=days)) < timedelta(hours=1), "its clock is really off"
+
+        def live() -> bool:
+            row = sb.runs.row(sb.projection.run(run))
+            return row.age < timedelta(minutes=5) and row.proof_age < timedelta(seconds=30)
+
+        await eventually(live, SLOW)
+        cut(sb)
+        order = await sb.stops.issue(KIM, Selector(all=True), "incident 7")
+        await eventually(lambda: proof(sb, order.id, run), SLOW)
+        assert sb.stops.order(order.id).issued_at < datetime.now(UTC)
 
 
 def proof(sb: Core, order: str, run: str) -> Receipt | None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 import grpc
 import pytest
 from helpers.eventually import eventually
-from helpers.fleet import ANA, KIM, approval, core, run
+from helpers.fleet import ANA, KIM, Attachment, approval, core, run
 from switchboard_rpc.v1 import approval_pb2, fleet_pb2, run_pb2, stop_pb2
 
 from switchboard.domain.instruction import Kind
@@ -92,6 +92,44 @@ async def test_the_first_message_must_be_a_hello(store_url):
                 await call.read()
             assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert "hello" in await call.details()
+
+
+async def test_a_daemon_that_says_only_what_it_must_is_understood(store_url):
+    """As one of a year ago: every field that may come later is missing."""
+    async with core(store_url) as sb:
+        mill = await sb.machine("mill")
+        async with mill.attached() as stream:
+            await stream.run("r-0")
+        async with mill.service() as stub, mill.uploading() as up:
+            old = Attachment(mill, stub.Attach())
+            bare = run_pb2.Run(id="r-1", revision=1, state=run_pb2.RUN_STATE_WAITING)
+            asked = approval_pb2.Approval(
+                id="a-1", run_id="r-1", revision=1, state=approval_pb2.APPROVAL_STATE_OPEN, expires_in_ms=60_000
+            )
+            await old.send(hello=fleet_pb2.Hello(runs=[bare], approvals=[asked]))
+            reading = asyncio.create_task(old.read())
+            await eventually(lambda: old.acked == 1 and old.welcome)
+
+            assert sb.projection.run("r-0").active, "it does not claim to name all that live"
+            row = next(row for row in sb.runs.rows().rows if row.run.id == "r-1")
+            assert (row.run.owner, row.run.content, row.reachable) == ("ana", "full", True)
+            assert row.proof_age is not None
+            assert sb.approvals.get("a-1").kind == "unknown"
+            await up.batch("r-1", 1, ["a"])
+            await eventually(lambda: up.watermarks.get("r-1") == 2)
+            order = await sb.stops.issue(KIM, Selector(all=True), "x")
+            await eventually(lambda: [o.id for o in old.orders.orders] == [order.id])
+            await old.send(orders_seen=stop_pb2.OrdersSeen())
+            await old.told(receipt=stop_pb2.Receipt(order_id=order.id, run_id="r-1", outcome=stop_pb2.OUTCOME_ENDED))
+            standings = {row.run: row.standing for row in sb.stops.status(order.id).rows}
+            assert standings == {"r-0": Standing.UNCONFIRMED, "r-1": Standing.ENDED}
+            await old.beat()
+            await eventually(lambda: old.beats)
+            assert not old.ended
+            assert await sb.audited("report.refused") == []
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            old.call.cancel()
 
 
 async def test_a_report_of_a_younger_daemon_is_counted_and_passed_over(store_url):
