@@ -43,6 +43,7 @@ STOPPED = "the daemon was stopped"
 RESTARTS = "the daemon restarts; the run goes on afterwards"
 LAST_WORDS_S = 3.0  # for what happened at the end to reach the switchboard
 TRIM_AFTER_MS = 14 * 24 * 3600 * 1000
+LIFTS_KEPT_MS = 35 * 24 * 3600 * 1000  # as long as the switchboard keeps them
 LOOK_FOR_AGENTS_EVERY_S, LOOK_FOR_AGENTS_S = 300.0, 20.0
 
 
@@ -155,6 +156,7 @@ class Daemon:
             now = self.tools.clock.wall_ms()
             with contextlib.suppress(DiskFull):  # it is tried again in a while
                 self.tools.journal.trim(now - TRIM_AFTER_MS)
+                self.tools.journal.forget_lifted(now - LIFTS_KEPT_MS)
                 await asyncio.to_thread(self.tools.safety.expire, now)
                 self.tools.outputs.let_go(
                     {run.id for run in self.tools.journal.runs()}, {attempt.record.id for attempt in self.runs.alive()}
