@@ -2,20 +2,20 @@
 
 import asyncio
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import structlog
 
 from daemon.apart import Apart
-from daemon.domain.content import Content
+from daemon.domain.content import Content, limit_names
 from daemon.domain.instruction import DiffQuery, OutputQuery, Query, SafetyQuery
 from daemon.domain.redaction import Redactor
 from daemon.git import RepoProblem
 from daemon.journal import Journal
 from daemon.output import Outputs
 from daemon.restore import CannotRestore
-from daemon.safety import NoCopy, SafetyStore
+from daemon.safety import Copy, NoCopy, SafetyStore
 from daemon.threads import TookTooLong, soon
 
 log = structlog.get_logger()
@@ -60,8 +60,14 @@ class Answers:
                 return {"events": events, "next": next, "low": low}
             case SafetyQuery("restore", id, into):
                 return _plain(await self._apart.restore(id, into))
-            case SafetyQuery():
-                return await soon(lambda: self._copies(query), limit_s=SAFETY_S)
+            case SafetyQuery("list"):
+                copies = await soon(self._safety.copies, limit_s=SAFETY_S)
+                return {"copies": [self._shown(copy) for copy in copies]}
+            case SafetyQuery("show", id):
+                copy = await soon(lambda: self._safety.show(id), limit_s=SAFETY_S)
+                return self._shown(copy) | {"files": len(copy.entries)}
+            case SafetyQuery(verb):
+                raise NoAnswer(f"there is no {verb[:40]!r} of safety copies: list, show and restore are known")
 
     async def _diff(self, run: str) -> dict[str, Any]:
         record = self._journal.run(run)
@@ -74,12 +80,17 @@ class Answers:
         assert isinstance(found, dict)
         return found
 
-    def _copies(self, query: SafetyQuery) -> dict[str, Any]:
-        if query.verb == "list":
-            return {"copies": [_plain(copy) for copy in self._safety.copies()]}
-        if query.verb == "show":
-            return _plain(self._safety.show(query.id))
-        raise NoAnswer(f"there is no {query.verb[:40]!r} of safety copies: list, show and restore are known")
+    def _shown(self, copy: Copy) -> dict[str, Any]:
+        """Return what of a copy may leave the machine: the names of its files only where the run's rule lets them."""
+        run = self._journal.run(copy.run)
+        content = run.content if run else Content.METADATA  # the least, where nothing is known of the run
+        named = set(limit_names([entry.path for entry in copy.entries], content))
+        entries = tuple(entry for entry in copy.entries if entry.path in named)
+        found = self._redactor.scrub(
+            _plain(replace(copy, entries=entries, not_saved=limit_names(copy.not_saved, content)))
+        )
+        assert isinstance(found, dict)
+        return found
 
 
 def _plain(value: Any) -> dict[str, Any]:

@@ -33,6 +33,8 @@ __all__ = ["DiskError", "DiskFull", "Journal", "JournalDamaged"]
 
 Meets = Mapping[str, Iterable[tuple[str, int]]]  # order: the (run, attempt) of this machine that it means
 MEETS_NOTHING: Meets = MappingProxyType({})
+# A decision is in force by its approval's own record, and may be told twice: how it travelled need not outlive the machine's death.
+DECISION = "decision"
 
 
 class JournalDamaged(DiskDamaged):
@@ -50,9 +52,9 @@ class Journal:
         self._db = db = Database(
             path, MIGRATIONS, synchronous="FULL", max_bytes=max_bytes, checked=True, damaged=JournalDamaged
         )
+        self._clock = clock
         db.rows("PRAGMA secure_delete=ON")  # what is forgotten is not left in a free page
         self._runs = Records(db, clock, "runs", RunRecord, {"id": "id"})
-        self._clock = clock
         self._approvals = Records(db, clock, "approvals", ApprovalRecord, {"id": "id"})
         key = {"order_id": "order", "run": "run", "attempt": "attempt"}
         self._receipts = Records(db, clock, "receipts", ReceiptRecord, key)
@@ -95,6 +97,13 @@ class Journal:
             if kept is not None:
                 self._db.run("UPDATE runs SET record = ? WHERE id = ?", pack(replace(kept, prompt="")), id)
             self._db.run("DELETE FROM approvals WHERE run = ? AND state <> 'open'", id)
+            for receipt in self._receipts.all("run = ?", id):
+                if receipt.safety is not None:
+                    nameless = replace(receipt, safety=replace(receipt.safety, not_saved=(), error=""))
+                    self._db.run(
+                        "UPDATE receipts SET record = ? WHERE order_id = ? AND run = ? AND attempt = ?",
+                        *(pack(nameless), receipt.order, receipt.run, receipt.attempt),
+                    )
         self._db.checkpoint()
 
     # Approvals.
@@ -261,7 +270,8 @@ class Journal:
 
     def take_instruction(self, id: str, kind: str, json: str) -> bool:
         """Write that the instruction has arrived; False when it had before, and must not be done again. Raises DiskFull."""
-        with self._db.writing("journal.instruction.writing", "journal.instruction.written"):
+        lazily = kind == DECISION
+        with self._db.writing("journal.instruction.writing", "journal.instruction.written", lazily=lazily):
             if self.instruction(id) is not None:
                 return False
             record = InstructionRecord(id, kind, json)
@@ -270,8 +280,9 @@ class Journal:
 
     def finish_instruction(self, id: str, state: InstructionState, reason: str = "") -> InstructionRecord:
         """Write how it went, once: a later word changes nothing. Raises NoSuch, DiskFull."""
-        with self._db.writing("journal.instruction.writing", "journal.instruction.written"):
-            found = self.instruction(id)
+        found = self.instruction(id)
+        lazily = found is not None and found.kind == DECISION
+        with self._db.writing("journal.instruction.writing", "journal.instruction.written", lazily=lazily):
             if found is None:
                 raise NoSuch("instruction", id)
             if found.state is not InstructionState.DELIVERED:
@@ -322,17 +333,6 @@ class Journal:
                 )
             )
 
-    def _put_approval(self, record: ApprovalRecord) -> ApprovalRecord:
-        return self._approvals.put(record, run=record.run, state=record.state)
-
-    def _match(self, order_id: str, matches: Iterable[tuple[str, int]]) -> None:
-        self._matched.pop(order_id, None)
-        self._db.many(
-            "INSERT OR IGNORE INTO matched (order_id, run, attempt) VALUES (?, ?, ?)",
-            [(order_id, run, attempt) for run, attempt in matches],
-        )
-
-    def _known(self, approval_id: str) -> ApprovalRecord:
     def forget_lifted(self, before_wall_ms: int) -> int:
         """Forget orders of whose lift this machine learned before then, once all their receipts are acked; return how many."""
         with self._db.writing():
@@ -347,6 +347,17 @@ class Journal:
         self._matched.clear()
         return len(gone)
 
+    def _put_approval(self, record: ApprovalRecord) -> ApprovalRecord:
+        return self._approvals.put(record, run=record.run, state=record.state)
+
+    def _match(self, order_id: str, matches: Iterable[tuple[str, int]]) -> None:
+        self._matched.pop(order_id, None)
+        self._db.many(
+            "INSERT OR IGNORE INTO matched (order_id, run, attempt) VALUES (?, ?, ?)",
+            [(order_id, run, attempt) for run, attempt in matches],
+        )
+
+    def _known(self, approval_id: str) -> ApprovalRecord:
         found = self.approval(approval_id)
         if found is None:
             raise NoSuch("approval", approval_id)

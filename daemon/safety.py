@@ -166,7 +166,7 @@ class SafetyStore:
         _, changes = git.changes(repo, repo.head.peel(pygit2.Tree))
         ignored = _ignored(repo)
         if not changes:
-            return Saved(head=head, not_saved=_told(ignored))
+            return Saved(head=head, not_saved=_told(ignored), left_out=len(ignored))
         now = self._clock.wall_ms()
         id = f"{now:012x}-{secrets.token_hex(6)}"
         fresh = private_folder(self._folder) / f".new-{id}"
@@ -182,6 +182,7 @@ class SafetyStore:
                     self._keep(work, folder, change)
                 archive.close()
                 _sync(file)
+            left_out = [*work.not_saved, *ignored]
             branch = "" if repo.head_is_detached else shown(repo.head.raw_shorthand)
             copy = Copy(
                 id=id,
@@ -194,7 +195,7 @@ class SafetyStore:
                 expires_wall_ms=now + self.caps.days * 86_400_000,
                 bytes=work.bytes,
                 entries=tuple(work.entries),
-                not_saved=_told([*work.not_saved, *ignored]),
+                not_saved=_told(left_out),
             )
             with (fresh / "manifest.json").open("x", encoding="ascii") as manifest:
                 json.dump({"format": _FORMAT} | asdict(copy), manifest, indent=1)
@@ -207,7 +208,7 @@ class SafetyStore:
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
-        return Saved(id, head, len(copy.entries), copy.bytes, copy.not_saved)
+        return Saved(id, head, len(copy.entries), copy.bytes, copy.not_saved, left_out=len(left_out))
 
     def _keep(self, work: _Work, root: int, change: git.Change) -> None:
         """Add one path to the copy, or say why not."""

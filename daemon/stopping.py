@@ -12,6 +12,7 @@ from daemon import faults
 from daemon.apart import Apart
 from daemon.clock import Clock
 from daemon.disk import DiskFull
+from daemon.domain.content import limit_names
 from daemon.domain.facts import OrderRecord, ReceiptRecord, RunRecord
 from daemon.domain.instruction import Held, OrdersSeen
 from daemon.domain.orders import Candidate, candidate, holding, matches, stop_sentence
@@ -151,6 +152,8 @@ class Stops:
         wanted = set(orders)
         async with self._saving:
             saved = await self._apart.save(run.path, run.id, run.base_commit)
+        names = tuple(self._reports.masked(name) for name in limit_names(saved.not_saved, run.content))
+        saved = replace(saved, not_saved=names, error=self._reports.masked(saved.error))
         for order in wanted:
             for receipt in self._journal.receipts(order):
                 if (receipt.run, receipt.attempt) == (run.id, run.attempt):

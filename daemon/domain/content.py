@@ -5,7 +5,7 @@ codes, *metadata* kinds, tool names, sizes and times. What stays behind leaves i
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -69,6 +69,11 @@ def limit_question(title: str, why: str, diff: str, input: Mapping[str, Any], co
 def limit_words(text: str, content: str) -> str:
     """Return what a person or the agent said as it may leave the machine."""
     return _size(text) if rule_of(content) is Content.METADATA else text
+
+
+def limit_names(names: Sequence[str], content: str) -> tuple[str, ...]:
+    """Return what of the names of files may leave the machine; under *metadata* only their number is anybody's business."""
+    return () if rule_of(content) is Content.METADATA else tuple(names)
 
 
 def rule_of(content: str) -> Content:

@@ -122,7 +122,10 @@ class OrderRecord:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What of a run's work was kept: *not_saved* are paths with their reasons, *error* says why there is no copy at all."""
+    """What of a run's work was kept: *not_saved* are paths with their reasons, *error* says why there is no copy at all.
+
+    *left_out* counts what was not saved, named or not.
+    """
 
     id: str = ""
     head: str = ""
@@ -130,6 +133,7 @@ class Saved:
     bytes: int = 0
     not_saved: tuple[str, ...] = ()
     error: str = ""
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +188,7 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, _PLAIN):
         return value
     if is_dataclass(value):
-        return {name: _plain(getattr(value, name)) for name in _names(type(value))}
+        return {name: _plain(getattr(value, name)) for name in _names(value.__class__)}
     if isinstance(value, tuple):
         return [_plain(part) for part in value]
     return str(value) if isinstance(value, PurePath) else value

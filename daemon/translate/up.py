@@ -234,6 +234,7 @@ def receipt(record: ReceiptRecord) -> stop_pb2.Receipt:
             bytes=saved.bytes,
             not_saved=[clean(path, 1_000) for path in _first(saved.not_saved, 200)],
             error=clean(saved.error),
+            left_out=saved.left_out,
         )
         if saved
         else None,

@@ -207,7 +207,7 @@ def safety_line(safety: Row | None) -> str:
         return ""
     if safety.get("error"):
         return f"not saved: {safety['error']}"
-    left_out = len(safety.get("not_saved") or ())
+    left_out = safety.get("left_out")
     files = f"{safety.get('files')} {'file' if safety.get('files') == 1 else 'files'}"
     return f"{safety.get('id')}: {files}, {size(safety.get('bytes'))}" + (f", {left_out} not saved" if left_out else "")
 

@@ -100,6 +100,11 @@ class Safety:
     bytes: int = 0
     not_saved: tuple[str, ...] = ()
     error: str = ""
+    left_out: int = 0  # how many paths were not saved, named or not
+
+    def unnamed(self) -> "Safety":
+        """Return it without what names a file: content, which not everybody may read, and nobody once it is purged."""
+        return replace(self, not_saved=(), error="it could not be saved" if self.error else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +127,9 @@ class Receipt:
     @property
     def id(self) -> str:
         return f"{self.order}/{self.run}/{self.attempt}"
+
+    def unnamed(self) -> "Receipt":
+        return replace(self, safety=self.safety.unnamed()) if self.safety else self
 
 
 class Standing(StrEnum):

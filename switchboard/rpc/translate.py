@@ -244,6 +244,7 @@ def receipt_of(machine: str, receipt: stop_pb2.Receipt, now: datetime) -> Receip
             bytes=safety.bytes,
             not_saved=tuple(line[:SENTENCE] for line in safety.not_saved[:1000]),
             error=safety.error[:SENTENCE],
+            left_out=max(safety.left_out, len(safety.not_saved)),
         )
         if receipt.HasField("safety")
         else None,

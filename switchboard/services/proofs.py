@@ -64,6 +64,9 @@ class Proofs:
         """Keep a daemon's proof. Raises Forbidden for another machine's run."""
         ident("order_id", receipt.order)
         self._own(machine, receipt.run)
+        run = self._projection.run(receipt.run)
+        if run is not None and run.purged:
+            receipt = receipt.unnamed()
 
         def decide(found: Receipt | None) -> Receipt | None:
             if found is None:
@@ -74,9 +77,6 @@ class Proofs:
 
         await self._receipts.change(receipt.id, decide)
 
-    async def seen(self, machine: str, epoch: str, generation: int, matches: Sequence[Match]) -> None:
-        """Note that a machine has the orders on its disk, and which of its runs they mean."""
-        self._presence.holds(machine, epoch, generation)
     async def forget_names(self, run: str) -> None:
         """Forget which files of *run* were not saved; its receipts stay."""
         for receipt in [r for r in self._projection.all("receipt") if r.run == run]:
@@ -87,6 +87,9 @@ class Proofs:
         for receipt in self._projection.receipts(order):
             await self._receipts.delete(receipt.id)
 
+    async def seen(self, machine: str, epoch: str, generation: int, matches: Sequence[Match]) -> None:
+        """Note that a machine has the orders on its disk, and which of its runs they mean."""
+        self._presence.holds(machine, epoch, generation)
         for match in matches[:LONGEST_LIST]:
             order = self._projection.order(match.order)
             news = {run: machine for run in match.runs[:LONGEST_LIST] if order and run not in order.expected}

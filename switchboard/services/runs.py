@@ -185,6 +185,7 @@ class Runs:
 
         stands = await self._runs.change(id, lambda found: found.forgotten() if found else None)
         await self._records.forget(id)
+        await self._stops.forget_names(id)
         await self._instructions.order(
             Kind.PURGE,
             run.machine,

@@ -71,6 +71,7 @@ class Stops:
         self.restore = self._book.restore
         self.reassert_journal = self._book.reassert_journal
         self.received = self._proofs.received
+        self.forget_names = self._proofs.forget_names
         self.seen = self._proofs.seen
 
     # What people do
@@ -214,7 +215,6 @@ class Stops:
             if (stands := await self._orders.change(order.id, lifted)) is not None:
                 self._journal.write(stands)
 
-    # Small parts
     async def forget_lifted(self) -> None:
         """Forget orders that were lifted so long ago that nobody can bring them back standing, and their receipts."""
         now = self._clock.now()
@@ -223,6 +223,7 @@ class Stops:
             await self._orders.delete(old.id)
         self._journal.forget([order.id for order in self._journal.orders() if order.outlived(now)])
 
+    # Small parts
 
     async def _order(self, id: str) -> Order:
         order = await self._orders.get(id)

@@ -41,7 +41,7 @@ async def issue(body: IssueOrder, caller: Asks, has: Has, shows: Shows) -> dict[
 
 
 @router.get(f"{V1}/orders/{{id}}")
-async def status(id: str, has: Has, shows: Shows) -> dict[str, Any]:
+async def status(id: str, caller: Asks, has: Has, shows: Shows) -> dict[str, Any]:
     found = has.stops.status(id)
     names = {machine.id: machine.name for machine in has.presence.machines()}
     rows = [
@@ -50,7 +50,7 @@ async def status(id: str, has: Has, shows: Shows) -> dict[str, Any]:
             "machine": row.machine,
             "machine_name": names.get(row.machine, row.machine),
             "standing": row.standing.value,
-            "receipt": shows.receipt(row.receipt) if row.receipt else None,
+            "receipt": shows.receipt(caller, row.receipt) if row.receipt else None,
         }
         for row in found.rows
     ]

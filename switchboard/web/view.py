@@ -39,7 +39,7 @@ class View:
             case Order():
                 return self.order(found)
             case Receipt():
-                return {"id": found.id, **self.receipt(found)}
+                return {"id": found.id, **self.receipt(caller, found)}
             case Machine():
                 return self.machine(self._presence.machine(id) or found)
             case Instruction():
@@ -95,7 +95,10 @@ class View:
             "review_due": overdue,
         }
 
-    def receipt(self, receipt: Receipt) -> Json:
+    def receipt(self, caller: Caller, receipt: Receipt) -> Json:
+        run = self._projection.run(receipt.run)
+        if run is None or not self._runs.may_read(caller, run):
+            receipt = receipt.unnamed()
         row: Json = _RECEIPT.dump_python(receipt, mode="json")
         return row
 

@@ -96,10 +96,13 @@ class TestRuns:
         journal.open_approval(question("a1"))
         journal.open_approval(question("a2"))
         journal.settle("a1", ApprovalState.EXPIRED, "nobody came")
+        named = Saved("s1", files=2, not_saved=("the secret plan.bin: over 50 MiB",), left_out=1)
+        journal.put_receipt(ReceiptRecord("o1", "r1", 1, "ended", safety=named))
         journal.purge_run("r1")
         journal.purge_run("nobody")
 
         assert journal.run("r1").prompt == ""
+        assert [receipt.safety for receipt in journal.receipts("o1")] == [Saved("s1", files=2, left_out=1)]
         assert [record.id for record in journal.open_approvals()] == ["a2"]
         assert journal.approval("a1") is None
         assert all(b"the secret plan" not in path.read_bytes() for path in (tmp_path / "home").iterdir())
@@ -322,9 +325,6 @@ class TestEverythingElse:
         assert len(journal.orders()) == 1
         assert journal.trim(0) == 0
 
-
-class TestTheFile:
-    def test_it_is_private(self, tmp_path, journal):
     def test_a_lift_is_forgotten_when_it_was_learned_long_ago_and_its_receipts_are_known(self, journal, clock, again):
         journal.hold_orders("e1", 1, [OrderRecord(id, 1) for id in ("o1", "o2", "o3")], {"o1": [("r1", 1)]})
         journal.hold_orders("e1", 2, [OrderRecord("o1", 2, **LIFT), OrderRecord("o2", 2, **LIFT)])
@@ -339,6 +339,9 @@ class TestTheFile:
         assert (journal.receipts("o1"), journal.matches("o1"), journal.evaluated("o1")) == ([], frozenset(), False)
         assert [order.id for order in again().orders()] == ["o2", "o3"]
 
+
+class TestTheFile:
+    def test_it_is_private(self, tmp_path, journal):
         journal.set("a", "b")
 
         assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700

@@ -315,11 +315,14 @@ class Safety(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     NOT_SAVED_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     head: _builtins.str
     files: _builtins.int
     bytes: _builtins.int
     error: _builtins.str
+    left_out: _builtins.int
+    """How many paths were not saved, whether or not the content rule lets them be named."""
     @_builtins.property
     def not_saved(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Paths that were not saved, each with its reason: "big.bin: over 50 MiB"."""
@@ -333,10 +336,11 @@ class Safety(_message.Message):
         bytes: _builtins.int = ...,
         not_saved: _abc.Iterable[_builtins.str] | None = ...,
         error: _builtins.str = ...,
+        left_out: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "error", b"error", "files", b"files", "head", b"head", "id", b"id", "not_saved", b"not_saved"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "error", b"error", "files", b"files", "head", b"head", "id", b"id", "left_out", b"left_out", "not_saved", b"not_saved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -82,4 +82,4 @@ def test_what_was_kept_of_the_work_is_one_line() -> None:
     assert safety_line(None) == ""
     assert safety_line({"error": "disk full"}) == "not saved: disk full"
     assert safety_line({"id": "s", "files": 1, "bytes": 10}) == "s: 1 file, 10 bytes"
-    assert safety_line({"id": "s", "files": 2, "bytes": 10, "not_saved": ["x"]}) == "s: 2 files, 10 bytes, 1 not saved"
+    assert safety_line({"id": "s", "files": 2, "bytes": 10, "left_out": 1}) == "s: 2 files, 10 bytes, 1 not saved"

@@ -314,6 +314,34 @@ class TestStops:
         assert answer.status_code == 400
         assert home.services.projection.orders() == []
 
+    async def test_names_of_files_are_for_those_who_may_read_the_run_and_gone_after_a_purge(self, home: House):
+        await home.admit("dev", Role.DEVELOPER)
+        machine = await home.machine()
+        client, other = await home.browser("ana"), await home.browser("dev")
+        async with machine.attached() as attached:
+            await attached.run("r-1", owner="ana")
+            issued = await client.post(f"{V1}/orders", json={"selector": {"all": True}, "reason": "incident 7"})
+            path = f"{V1}/orders/{issued.json()['order']['id']}"
+            await eventually(lambda: attached.orders.orders)
+            await attached.run("r-1", "STOPPED", revision=2, owner="ana")
+            saved = stop_pb2.Safety(id="s-1", files=2, not_saved=["merger.xls: over 50 MiB"], left_out=1)
+            receipt = stop_pb2.Receipt(
+                order_id=attached.orders.orders[0].id,
+                run_id="r-1",
+                attempt=1,
+                outcome=stop_pb2.OUTCOME_ENDED,
+                safety=saved,
+            )
+            await attached.told(receipt=receipt)
+            seen = [(await who.get(path)).json()["rows"][0]["receipt"]["safety"] for who in (client, other)]
+            purged = await client.request("DELETE", f"{V1}/runs/r-1", json={"reason": "it was confidential"})
+            await attached.told(receipt=receipt)  # as it was, from a machine that has not purged it yet
+            after = (await client.get(path)).json()["rows"][0]["receipt"]["safety"]
+
+        assert purged.is_success, purged.text
+        assert [safety["not_saved"] for safety in (*seen, after)] == [["merger.xls: over 50 MiB"], [], []]
+        assert [safety["left_out"] for safety in (*seen, after)] == [1, 1, 1]
+
 
 class TestMachines:
     async def test_an_invitation_is_one_line_to_paste_and_a_revoked_machine_is_out(self, home: House):
@@ -404,6 +432,17 @@ class TestBadInput:
 
 
 class TestAnswers:
+    async def test_a_page_that_does_not_exist_is_said_by_the_page_and_to_programs_in_json(self, home: House):
+        browsing, program = home.nobody(accept="text/html,*/*;q=0.8"), home.nobody()
+        there = await browsing.get("/")
+        for path in ("/runs/r-1", "/nowhere", "/r/r-1/more"):
+            page, told = await browsing.get(path), await program.get(path)
+            assert (page.status_code, page.text) == (404, there.text)
+            assert page.headers["content-security-policy"] == there.headers["content-security-policy"]
+            assert (told.status_code, told.json()["error"]) == (404, f"there is no GET {path} here")
+        under_api = await browsing.get(f"{V1}/nowhere")
+        assert (under_api.status_code, under_api.json()["error"]) == (404, f"there is no GET {V1}/nowhere here")
+
     async def test_every_answer_carries_the_headers_that_keep_a_page_safe(self, home: House):
         client = await home.browser("ana")
         for path in ("/", "/panel/app.js", f"{V1}/runs", f"{V1}/nothing", "/panel/../../settings.py"):
@@ -433,17 +472,6 @@ class TestAnswers:
     async def test_an_unchanged_file_is_not_sent_again(self, home: House):
         client = home.nobody()
         first = await client.get("/panel/app.js")
-    async def test_a_page_that_does_not_exist_is_said_by_the_page_and_to_programs_in_json(self, home: House):
-        browsing, program = home.nobody(accept="text/html,*/*;q=0.8"), home.nobody()
-        there = await browsing.get("/")
-        for path in ("/runs/r-1", "/nowhere", "/r/r-1/more"):
-            page, told = await browsing.get(path), await program.get(path)
-            assert (page.status_code, page.text) == (404, there.text)
-            assert page.headers["content-security-policy"] == there.headers["content-security-policy"]
-            assert (told.status_code, told.json()["error"]) == (404, f"there is no GET {path} here")
-        under_api = await browsing.get(f"{V1}/nowhere")
-        assert (under_api.status_code, under_api.json()["error"]) == (404, f"there is no GET {V1}/nowhere here")
-
         again = await client.get("/panel/app.js", headers={"if-none-match": first.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
 

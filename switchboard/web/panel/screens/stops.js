@@ -116,7 +116,7 @@ function Receipt({ row }) {
   return html`
     <div>${parts.map((p) => line(p)).reduce((all, p, i) => i ? [...all, " · ", p] : [p], [])}${r.reason && html`<div class="dim">${line(r.reason)}</div>`}
       ${s && html`<div class="dim small">${s.error ? html`Not saved: ${line(s.error)}` : s.id ? html`Saved ${count(s.files, "file")}, ${bytes(s.bytes)}, at <code>${exact((s.head || "").slice(0, 10))}</code> as <code>${exact(s.id)}</code>` : "Nothing to save"}
-        ${s.not_saved?.length > 0 && html`<details><summary>${count(s.not_saved.length, "path")} not saved</summary>${s.not_saved.slice(0, 200).map((p, i) => html`<div key=${i}>${exact(p)}</div>`)}</details>`}</div>`}
+        ${s.left_out > 0 && html`<details><summary>${count(s.left_out, "path")} not saved</summary>${s.not_saved.slice(0, 200).map((p, i) => html`<div key=${i}>${exact(p)}</div>`)}</details>`}</div>`}
     </div>`;
 }
 
