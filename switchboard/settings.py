@@ -1,7 +1,7 @@
 """What one switchboard is told at its start: read once at the command line, frozen, and handed down."""
 
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,7 +31,7 @@ class Settings:
     presence: timedelta = timedelta(seconds=15)  # silent for so long: away
     retention: timedelta = timedelta(days=7)  # of ended runs and their output
     output_batches: int = 20_000  # per run, held in the store; older ranges come from the machine
-    extra_hosts: tuple[str, ...] = field(default=())
+    extra_hosts: tuple[str, ...] = ()  # further Host names that are answered
 
     def dialled(self, address: Address, port: int) -> str:
         """Return HOST:PORT at which another machine finds *address*, bound to *port*: a wildcard is no name to dial."""

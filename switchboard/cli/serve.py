@@ -6,12 +6,14 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import click
 
 from switchboard import closed
 from switchboard.cli.client import default_data
+from switchboard.cli.edge import edge_options
 from switchboard.cli.errors import Failed
 from switchboard.cli.line import Line
 from switchboard.cli.options import check_words
@@ -30,13 +32,13 @@ from switchboard.settings import ENROLL_PORT, GRPC_PORT, HTTP_PORT, Address, Set
 @click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--public-url", help="What people type, when a reverse proxy stands before the server.")
-@click.option("--trusted-proxy", multiple=True, default=("127.0.0.1", "::1"), help="Whose X-Forwarded-For is believed.")
 @click.option(
     "--webhook",
     envvar="SWITCHBOARD_WEBHOOK",
     help="An address that is told when an approval waits (never what it asks). One with a secret in it belongs into "
     "SWITCHBOARD_WEBHOOK: everybody on this machine can read a command line.",
 )
+@edge_options
 @click.option("--person", default="admin", show_default=True, help="The first person of an empty team.")
 @click.option("--parent-fd", type=int, hidden=True)
 def serve(
@@ -49,17 +51,19 @@ def serve(
     tls_key: Path | None,
     public_url: str | None,
     trusted_proxy: tuple[str, ...],
+    allowed_host: tuple[str, ...],
+    retention_days: int,
     webhook: str | None,
     person: str,
     parent_fd: int | None,
 ) -> None:
     """Run a switchboard server until it is told to end."""
+    closed.close()
     check_words()
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key belong together")
     if tls_cert and tls_key:
         check_certificate(tls_cert, tls_key)
-    closed.close()
     try:
         import uvloop
 
@@ -80,6 +84,8 @@ def serve(
         webhook=webhook,
         person=person,
         trusted_proxies=trusted_proxy,
+        extra_hosts=allowed_host,
+        retention=timedelta(days=retention_days),
     )
     log.set_up()
 

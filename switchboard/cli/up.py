@@ -16,6 +16,7 @@ import click
 from switchboard import closed
 from switchboard.cli import parts, ports
 from switchboard.cli.client import default_data
+from switchboard.cli.edge import edge_options, passed_on
 from switchboard.cli.errors import Failed
 from switchboard.cli.house import House
 from switchboard.cli.options import check_words
@@ -48,6 +49,7 @@ class Plan:
 @click.option("--tls-cert", type=click.Path(exists=True, path_type=Path), help="Serve the page over TLS.")
 @click.option("--tls-key", type=click.Path(exists=True, path_type=Path))
 @click.option("--public-url", help="What people type, when a reverse proxy stands before the server.")
+@edge_options
 @click.option(
     "--webhook",
     envvar="SWITCHBOARD_WEBHOOK",
@@ -64,18 +66,22 @@ def up(
     tls_cert: Path | None,
     tls_key: Path | None,
     public_url: str | None,
+    trusted_proxy: tuple[str, ...],
+    allowed_host: tuple[str, ...],
+    retention_days: int,
     webhook: str | None,
 ) -> None:
     """Start a switchboard and this machine's daemon, and keep them running until Ctrl-C."""
+    closed.close()
     check_words()
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key belong together")
     if tls_cert and tls_key:
         check_certificate(tls_cert, tls_key)
     options = (
-    closed.close()
         *(("--tls-cert", str(tls_cert.resolve()), "--tls-key", str(tls_key.resolve())) if tls_cert and tls_key else ()),
         *(("--public-url", public_url) if public_url else ()),
+        *passed_on(trusted_proxy, allowed_host, retention_days),
     )
     plan = Plan(
         data=_made(data or default_data()),

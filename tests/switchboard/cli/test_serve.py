@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from helpers.terminal import Spoken
 from helpers.tls import self_signed
@@ -92,3 +93,15 @@ async def test_over_tls_the_command_line_finds_its_server(data: Path, pair: tupl
         assert (trusted.returncode, trusted.stdout) == (0, "no runs\n"), trusted.stderr
         broken = cli("runs", env={"SWITCHBOARD_DATA": str(data), "SSL_CERT_FILE": str(data / "none")})
         assert (broken.returncode, "cannot be used" in broken.stderr) == (1, True)
+
+
+async def test_it_answers_to_the_names_that_it_was_told_of_and_to_no_other(data: Path) -> None:
+    async with Up(data, "--no-daemon", "--allowed-host", "pages.example", "--retention-days", "3") as up:
+        known = await up.ready()
+        answers = {
+            host: httpx.get(known["http"], headers={"host": host}, trust_env=False).status_code
+            for host in ("pages.example", "other.example")
+        }
+    assert answers == {"pages.example": 200, "other.example": 400}
+    refused = cli("serve", "--data", str(data), "--retention-days", "0")
+    assert (refused.returncode, "is not in the range" in refused.stderr) == (2, True)
