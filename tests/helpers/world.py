@@ -167,12 +167,12 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(root: Path, model: ScriptedModel) -> AsyncIterator[World]:
-    """A world with its first person signed in; everything of it is gone when the block is left."""
+async def world(root: Path, model: ScriptedModel, **env: str) -> AsyncIterator[World]:
+    """A world with its first person signed in, its server in *env*; everything of it is gone when the block is left."""
     made = World(root, model)
     async with made._stack:
         try:
-            await made.serve()
+            await made.serve(**env)
             await made.sign_in()
             made.api = await made._stack.enter_async_context(made.client(auth=(made.person, PASSWORD)))
             yield made
