@@ -1,18 +1,16 @@
 """One noun's records and the memory of them together: who writes through it reads its own writes."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from switchboard.services.ports import Records, Stored
-
-if TYPE_CHECKING:
-    from switchboard.services.projection import Projection
+from switchboard.services.projection import Projection
 
 T = TypeVar("T")
 
 
 class Book(Generic[T]):
-    def __init__(self, records: Records[T], projection: "Projection") -> None:
+    def __init__(self, records: Records[T], projection: Projection) -> None:
         self._records = records
         self._projection = projection
         self.noun = records.noun

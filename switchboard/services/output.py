@@ -105,9 +105,6 @@ class Output:
                 self._tails.pop(run, None)
                 self._viewers.pop(run, None)
 
-    async def expire(self, run: str, seconds: int | None) -> None:
-        await self._store.expire(run, seconds)
-
     async def purge(self, run: str) -> None:
         await self._store.purge(run)
 

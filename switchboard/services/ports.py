@@ -112,9 +112,6 @@ class OutputStore(Protocol):
     async def skip(self, run: str, first: int) -> int:
         """Let the stream go on at *first* when it stands before it: what lies between is held nowhere. Returns next."""
 
-    async def expire(self, run: str, seconds: int | None) -> None:
-        """Let the run's output lapse; None: keep it."""
-
     async def purge(self, run: str) -> None: ...
 
 
@@ -156,10 +153,10 @@ class OrderJournal(Protocol):
     """The orders on this replica's own disk, fsynced: what puts back an order that the store lost."""
 
     def write(self, order: Any) -> None: ...
-    def forget(self, ids: Collection[str]) -> None: ...
-
 
     def orders(self) -> list[Any]: ...
+
+    def forget(self, ids: Collection[str]) -> None: ...
 
 
 class Decoder(Protocol):

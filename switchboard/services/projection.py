@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import random
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -38,7 +38,6 @@ class Projection(Memory):
         self._changes = changes
         self._epochs = epochs
         self._reread_every = reread
-        self._on_epoch: list[Callable[[str, str], Awaitable[None]]] = []
         self._recent: deque[FeedItem] = deque(maxlen=REMEMBERED)
         self._feeds: WeakSet[Feed] = WeakSet()
         self.position = "0-0"  # in the stream of changes
@@ -69,10 +68,6 @@ class Projection(Memory):
                 await self._task
             self._task = None
 
-    def on_epoch(self, callback: Callable[[str, str], Awaitable[None]]) -> None:
-        """Await *callback* with the old and the new epoch when the store came back empty, while all that it held is still here."""
-        self._on_epoch.append(callback)
-
     def put(self, noun: str, stored: Stored[Any]) -> bool:
         """As for all memories; and who follows here hears of a question before word of it has been round the stream, then again."""
         changed = super().put(noun, stored)
@@ -94,22 +89,11 @@ class Projection(Memory):
             epoch, was = await self._epochs.epoch(), self.epoch
             if was and epoch != was:
                 log.warning("the store came back empty", was=was, now=epoch)
-                await self._tell_of_epoch(was, epoch)
             for noun, records in self._records.items():
                 await self._reread_noun(noun, records)
             self.epoch = epoch
             if was and epoch != was:
                 self._lose_feeds()
-
-    async def _tell_of_epoch(self, was: str, now: str) -> None:
-        for callback in self._on_epoch:
-            try:
-                await callback(was, now)
-            except Unavailable:
-                raise  # the store is away: the whole re-reading is tried again
-            except Exception:
-                # One that cannot put its part back must not keep the rest from being known.
-                log.exception("what the store lost was not put back")
 
     async def _reread_noun(self, noun: str, records: Records[Any]) -> None:
         held = self._held[noun]

@@ -1,4 +1,4 @@
-"""The store's own identity and counters, and the name that is taken only once."""
+"""The store's own identity and counters."""
 
 import secrets
 
@@ -31,17 +31,3 @@ class RedisEpochs:
     async def _count(self, key: str, floor: int) -> int:
         # Sent twice it skips a number, which is no harm: numbers only need to rise.
         return int(await self._client.function("counter_next", [key], floor, again=True))
-
-
-class RedisOnce:
-    """The first of many callers, in any replica, to take a name; it is free again after a while."""
-
-    def __init__(self, client: Client, keys: Keys) -> None:
-        self._client = client
-        self._keys = keys
-
-    async def first(self, name: str, seconds: int) -> bool:
-        token = secrets.token_hex(8)
-        key = self._keys.once(name)
-        held = await self._client.call("SET", key, token, "NX", "EX", seconds, "GET", again=True)
-        return held is None or held == token.encode()

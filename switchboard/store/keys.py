@@ -38,9 +38,6 @@ class Keys:
     def connection(self, machine: str) -> str:
         return f"{self.prefix}connection:{{{_named('machine', machine)}}}"
 
-    def once(self, name: str) -> str:
-        return f"{self.prefix}once:{name}"
-
     @property
     def audit(self) -> str:
         return f"{self.prefix}{{audit}}:log"

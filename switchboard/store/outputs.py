@@ -79,12 +79,6 @@ class RedisOutput:
         last, count = (int(part) for part in first[0][0].split(b"-"))
         return last - count + 1
 
-    async def expire(self, run: str, seconds: int | None) -> None:
-        if seconds is None:
-            await self._client.calls([("PERSIST", key) for key in self._both(run)], again=True)
-        else:
-            await self._client.calls([("EXPIRE", key, seconds) for key in self._both(run)], again=True)
-
     async def purge(self, run: str) -> None:
         await self._client.call("DEL", *self._both(run), again=True)
 

@@ -19,7 +19,7 @@ from switchboard.store.address import Address
 from switchboard.store.audit import RedisAudit
 from switchboard.store.changes import Publisher, RedisChanges
 from switchboard.store.client import Client
-from switchboard.store.epochs import RedisEpochs, RedisOnce
+from switchboard.store.epochs import RedisEpochs
 from switchboard.store.keys import Keys
 from switchboard.store.outputs import BATCHES, RedisOutput
 from switchboard.store.records import RedisRecords
@@ -61,7 +61,6 @@ class RedisStore:
         # On connections of its own, so that control never queues behind output.
         self.output = RedisOutput(bulk, keys, batches=output_batches)
         self.epochs = RedisEpochs(client, keys, clock)
-        self.once = RedisOnce(client, keys)
         self.audit = RedisAudit(client, keys, clock)
 
     @property

@@ -95,17 +95,6 @@ async def test_what_nobody_holds_any_more_is_skipped_but_never_backwards(store: 
     assert await store.output.low("r") == 501
 
 
-async def test_ended_runs_lapse_unless_they_are_taken_up_again(store: RedisStore) -> None:
-    await store.output.append("r", 1, 1, b"x")
-    await store.output.expire("r", 3600)
-    await store.output.append("r", 2, 1, b"x")
-
-    for key in ("sb:output:{r}", "sb:next:{r}"):
-        assert 0 < int(await store.client.call("TTL", key, again=True)) <= 3600
-    await store.output.expire("r", None)
-    assert await store.client.call("TTL", "sb:next:{r}", again=True) == -1
-
-
 async def test_a_purge_leaves_nothing(store: RedisStore) -> None:
     await store.output.append("r", 1, 1, b"x")
     await store.output.purge("r")

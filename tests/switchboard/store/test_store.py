@@ -47,7 +47,6 @@ async def test_a_store_that_is_away_says_so_at_once_and_works_again_without_a_re
                 store.output.append("r1", 1, 1, b"x"),
                 store.epochs.epoch(),
                 store.epochs.next_generation(),
-                store.once.first("x", 5),
                 return_exceptions=True,
             )
             assert {type(answer) for answer in answers} <= {Unavailable} | set(Unavailable.__subclasses__())
@@ -136,11 +135,7 @@ async def test_a_reply_that_was_lost_is_not_a_second_write(folder: Path) -> None
             proxy.cut = b"switchboard_v1_audit_append"
             await store.audit.append(by="ana", via="session", action="a.b", subject="s")
             assert len(await store.audit.read(None, 9)) == 1
-
-            proxy.cut = b"NX"
-            assert await store.once.first("name", 60)
-            assert not await store.once.first("name", 60)
-            assert proxy.cuts == 4
+            assert proxy.cuts == 3
 
 
 class Proxy:
@@ -173,13 +168,6 @@ class Proxy:
 
         await asyncio.gather(up(), down(), return_exceptions=True)
         up_writer.close()
-
-
-async def test_names_are_taken_once_and_free_again(store: RedisStore) -> None:
-    won = await asyncio.gather(*(store.once.first("a name", 60) for _ in range(50)))
-
-    assert won.count(True) == 1
-    assert 0 < int(await store.client.call("TTL", "sb:once:a name", again=True)) <= 60
 
 
 async def test_counters_rise_and_never_fall_below_what_a_restored_order_carries(store: RedisStore) -> None:
