@@ -246,7 +246,7 @@ async def test_a_chain_of_processes_that_each_start_the_next_and_end_is_not_take
     assert links.stat().st_size == size  # nobody has gone on
 
 
-
+@in_a_cgroup
 async def test_an_agent_that_moved_itself_to_another_cgroup_is_found_and_the_grade_says_so(caged, home):
     elsewhere = caged._cgroups.base.parent / f"elsewhere-{os.getpid()}"
     elsewhere.mkdir()
