@@ -1,11 +1,13 @@
 """What a machine is told in daemon.toml, and one sentence for everything that it cannot be told."""
 
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from daemon.cli import main
 from daemon.settings import BadSettings, Settings, read
 
 
@@ -80,3 +82,30 @@ def test_no_text_is_more_than_a_sentence(tmp_path: Path, name: str, value: str) 
     except BadSettings as error:
         told = str(error)
     assert "\n" not in told
+
+
+class TestTheirPage:
+    """docs/daemon.md tells what there is, no less and no more."""
+
+    PAGE = (Path(__file__).parents[2] / "docs" / "daemon.md").read_text()
+
+    def test_it_names_every_key_with_its_default(self, tmp_path: Path) -> None:
+        rows = dict(re.findall(r"^\| `(\w+)` \| (?:`(.*)`)? ?\| .+ \|$", self.PAGE, re.M))
+        (tmp_path / "daemon.toml").write_text("".join(f"{key} = {value}\n" for key, value in rows.items() if value))
+        (tmp_path / "bad").mkdir()
+        (tmp_path / "bad" / "daemon.toml").write_text("colour = 1")
+
+        assert read(tmp_path) == Settings(home=tmp_path)
+        with pytest.raises(BadSettings, match=f"these are known: {', '.join(sorted(rows))}$"):
+            read(tmp_path / "bad")
+
+    def test_its_example_is_taken(self, tmp_path: Path) -> None:
+        [example] = re.findall(r"```toml\n(.*?)```", self.PAGE, re.S)
+        (tmp_path / "daemon.toml").write_text(example)
+        assert read(tmp_path).content_for("github.com/acme/shop") == "metadata"
+
+    def test_it_names_every_command_and_only_options_that_are_there(self) -> None:
+        assert set(re.findall(r"^\| `switchboard-daemon (\w+)", self.PAGE, re.M)) == set(main.commands)
+        for name, row in re.findall(r"^\| `switchboard-daemon (\w+).*?` \| (.*) \|$", self.PAGE, re.M):
+            there = {option for parameter in main.commands[name].params for option in parameter.opts}
+            assert set(re.findall(r"`(--\w+)`", row)) <= there
