@@ -113,14 +113,14 @@ def _basic(value: str) -> tuple[str, str]:
     return person, password
 
 
-def _caller(request: Request) -> Caller:
+async def _caller(request: Request) -> Caller:
     who: Who | None = request.state.who
     if who is None:
         raise Unauthenticated("you are not signed in")
     return who.caller
 
 
-def _session(request: Request) -> Session | None:
+async def _session(request: Request) -> Session | None:
     who: Who | None = request.state.who
     return who.session if who else None
 

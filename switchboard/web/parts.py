@@ -38,12 +38,15 @@ class Services:
     fleet: str  # and to attach
 
 
-def _services(request: Request) -> Services:
+# Coroutines although they wait for nothing: FastAPI sends a plain function through a thread, on every request.
+
+
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
 
-def _view(request: Request) -> View:
+async def _view(request: Request) -> View:
     view: View = request.app.state.view
     return view
 

@@ -36,7 +36,7 @@ async def open_tab(browser: Browser, home: House) -> AsyncIterator[OpenTab]:
     async with AsyncExitStack() as stack:
 
         async def opened(person: str | None = "ana", *, path: str = "/", **how: object) -> Tab:
-            made = await stack.enter_async_context(tab(browser, home, **how))
+            made = await stack.enter_async_context(tab(browser, home.url, **how))
             if person is None:
                 await made.page.goto(home.url + path)
             else:

@@ -413,7 +413,7 @@ class TestMachines:
 
 
 async def test_a_store_that_is_away_is_said_and_the_page_comes_back_by_itself(browser: Browser):
-    async with own_valkey() as own, house(own.url, heartbeat_s=0.2) as home, tab(browser, home) as page_of:
+    async with own_valkey() as own, house(own.url, heartbeat_s=0.2) as home, tab(browser, home.url) as page_of:
         machine = await home.machine()
         async with machine.attached() as attached:
             await page_of.sign_in("ana")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helpers.house import PASSWORD, House
+from helpers.house import PASSWORD
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -27,7 +27,7 @@ def chromium_path() -> str:
 @dataclass(slots=True)
 class Tab:
     page: Page
-    house: House
+    url: str
     complaints: list[str] = field(default_factory=list)
 
     def watch(self) -> None:
@@ -41,13 +41,13 @@ class Tab:
             self.complaints.append(f"console: {text}")
 
     def _asked(self, url: str) -> None:
-        if not url.startswith(self.house.url + "/"):
+        if not url.startswith(self.url + "/"):
             self.complaints.append(f"a request to {url}")
 
-    async def sign_in(self, person: str = "ana", path: str = "/") -> None:
-        await self.page.goto(self.house.url + path)
+    async def sign_in(self, person: str = "ana", path: str = "/", *, password: str = PASSWORD) -> None:
+        await self.page.goto(self.url + path)
         await self.page.get_by_label("Name").fill(person)
-        await self.page.get_by_label("Password").fill(PASSWORD)
+        await self.page.get_by_label("Password").fill(password)
         await self.page.get_by_role("button", name="Sign in").click()
         await self.page.get_by_role("navigation", name="Pages").wait_for()
         await self.page.locator(".link[data-state=live]").wait_for(state="attached")
@@ -65,9 +65,6 @@ class Tab:
             await self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         )
 
-    async def shot(self, path: Path, *, whole: bool = False) -> None:
-        await self.page.screenshot(path=str(path), full_page=whole)
-
 
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
@@ -81,13 +78,13 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 @asynccontextmanager
-async def tab(browser: Browser, house: House, *, size: Any = None, dark: bool = False) -> AsyncIterator[Tab]:
+async def tab(browser: Browser, url: str, *, size: Any = None, dark: bool = False) -> AsyncIterator[Tab]:
     """A tab with storage of its own. Whatever it complained about by the end of the block fails the test."""
     context: BrowserContext = await browser.new_context(
         viewport=size or DESKTOP, color_scheme="dark" if dark else "light", reduced_motion="reduce"
     )
     try:
-        opened = Tab(await context.new_page(), house)
+        opened = Tab(await context.new_page(), url)
         opened.watch()
         yield opened
         assert opened.complaints == []
