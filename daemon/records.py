@@ -67,8 +67,8 @@ class Records(Generic[R]):
         return [self._read(row) for row in self._db.rows(sql, *values)]
 
     def acked(self, revision: int, *key: Any) -> None:
-        """Write that the server has this revision; a later one stays un-acked."""
-        with self._db.writing():
+        """Write that the server has this revision; a later one stays un-acked. One that is lost is said once more."""
+        with self._db.writing(lazily=True):
             self._db.run(f"UPDATE {self._table} SET acked = 1 WHERE {self._this} AND revision <= ?", *key, revision)
 
     def trim(self, before_wall_ms: int, where: str) -> int:
