@@ -44,7 +44,9 @@ RESTARTS = "the daemon restarts; the run goes on afterwards"
 LAST_WORDS_S = 3.0  # for what happened at the end to reach the switchboard
 TRIM_AFTER_MS = 14 * 24 * 3600 * 1000
 LIFTS_KEPT_MS = 35 * 24 * 3600 * 1000  # as long as the switchboard keeps them
-LOOK_FOR_AGENTS_EVERY_S, LOOK_FOR_AGENTS_S = 300.0, 20.0
+TRIM_EVERY_S = 300.0
+LOOK_FOR_AGENTS_EVERY_S = 300.0
+FIRST_LOOK_S = 3.0  # that a hello waits to name the agents
 
 
 @dataclass(slots=True)
@@ -61,19 +63,18 @@ class Daemon:
     checks: Checks
     name: str
     ending: asyncio.Event = field(default_factory=asyncio.Event)
+    looked: asyncio.Event = field(default_factory=asyncio.Event)  # which agents there are is known
     restart: bool = False
 
     async def live(self) -> None:
         """Recover, attach, carry runs until `end` or `drain`; nothing of any run is alive when it returns."""
         again = await recovery.recover(self.tools)
-        with contextlib.suppress(TimeoutError):  # the next look finds them
-            async with asyncio.timeout(LOOK_FOR_AGENTS_S):
-                self.runner.programs = await self.checks.programs()
         async with asyncio.TaskGroup() as tasks:
             lives = tasks.create_task(self.runs.live(self.ending), name="runs")
             await asyncio.sleep(0)  # runs can be taken from here on
             others = [
-                tasks.create_task(self.control.run(), name="control"),
+                tasks.create_task(self._agents(), name="agents"),
+                tasks.create_task(self._attach(), name="control"),
                 tasks.create_task(self.upload.run(), name="upload"),
                 tasks.create_task(keep_fresh(self.identity, self.tools.clock, self.control.again), name="certificate"),
                 tasks.create_task(self._seconds(), name="seconds"),
@@ -128,6 +129,23 @@ class Daemon:
             ],
         }
 
+    async def _agents(self) -> None:
+        """Look which agents this machine has, now and again."""
+        while True:
+            found = await self.checks.programs()
+            if found != self.runner.programs:
+                self.runner.programs = found
+                self.control.again()  # the hello says what was found
+            self.looked.set()
+            await asyncio.sleep(LOOK_FOR_AGENTS_EVERY_S)
+
+    async def _attach(self) -> None:
+        """Stay attached. A first look at the agents that is slow makes a second hello, and keeps no order waiting."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK_S):
+                await self.looked.wait()
+        await self.control.run()
+
     async def _seconds(self) -> None:
         while True:
             await asyncio.sleep(1)
@@ -148,11 +166,7 @@ class Daemon:
 
     async def _minutes(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_FOR_AGENTS_EVERY_S)
-            found = await self.checks.programs()
-            if found != self.runner.programs:
-                self.runner.programs = found
-                self.control.again()  # the hello says what was found
+            await asyncio.sleep(TRIM_EVERY_S)
             now = self.tools.clock.wall_ms()
             with contextlib.suppress(DiskFull):  # it is tried again in a while
                 self.tools.journal.trim(now - TRIM_AFTER_MS)

@@ -235,3 +235,18 @@ async def test_one_daemon_per_folder_and_each_trouble_is_one_sentence(machine: M
     assert json.loads((machine.root / "other" / "machine.json").read_text())["id"] == "m-mill"
     for file in ("key.pem", "certificate.json"):
         assert (machine.root / "other" / file).stat().st_mode & 0o777 == 0o600
+
+
+async def test_an_agent_that_does_not_answer_keeps_no_order_waiting(tmp_path: Path, model: ScriptedModel) -> None:
+    slow, goes_on = tmp_path / "slow-claude", tmp_path / "goes-on"
+    slow.write_text(f"#!/bin/sh\nuntil [ -e {goes_on} ]; do sleep 0.05; done\necho 9.9.9\n")
+    slow.chmod(0o755)
+    async with mill(tmp_path, model, settings=f'claude = "{slow}"') as machine:
+        first = machine.switch.stream
+        await machine.switch.order(all=True)
+        await eventually(lambda: machine.switch.seen(machine.switch.orders.generation), 60)
+        assert list(first.hello.agents) == []
+
+        goes_on.touch()
+        await eventually(lambda: machine.switch.stream is not first, 60)
+        assert [agent.version for agent in machine.switch.stream.hello.agents] == ["9.9.9"]
