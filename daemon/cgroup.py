@@ -1,6 +1,6 @@
 """A cgroup (version 2) for each run: its keeper in `<run>/`, the agent and all that it starts in `<run>/tree`.
 
-Only `tree` is ever frozen or killed as a whole, or the keeper would go with it.
+Only `tree` is ever killed as a whole, or the keeper would go with it.
 """
 
 import contextlib
@@ -99,22 +99,18 @@ class Cgroup:
         return False
 
     def frozen(self) -> bool:
+        """Whether somebody has frozen the tree: the agent itself could."""
         with contextlib.suppress(OSError):
             return (self.tree / "cgroup.freeze").read_text().strip() == "1"
         return False
 
-    def settled(self) -> bool:
-        """Whether every process of the tree has come to rest after a freeze."""
-        with contextlib.suppress(OSError):
-            return "frozen 1" in (self.tree / "cgroup.events").read_text()
-        return False
-
-    def freeze(self, on: bool) -> bool:
-        return _tried(self.tree / "cgroup.freeze", "1" if on else "0")
-
     def kill(self) -> bool:
         """Kill the tree whole, frozen or not. The kernel sees to forks that are under way, so it need not be frozen first."""
-        return _tried(self.tree / "cgroup.kill", "1")
+        try:
+            _write(self.tree / "cgroup.kill", "1")
+        except OSError:
+            return False
+        return True
 
     def remove(self) -> None:
         """Take the groups away, deepest first; the kernel keeps those that still hold somebody."""
@@ -161,11 +157,3 @@ def _write(path: Path, text: str) -> None:
         os.write(fd, text.encode())
     finally:
         os.close(fd)
-
-
-def _tried(path: Path, text: str) -> bool:
-    try:
-        _write(path, text)
-    except OSError:
-        return False
-    return True

@@ -14,7 +14,7 @@ from daemon import faults, proctable
 from daemon.clock import Clock
 from daemon.domain.stop_ladder import LADDER, PATIENCE_MS
 from daemon.domain.tree import Born, Seen, Table, living
-from daemon.kept import Hands, Keeper, KeeperFailed
+from daemon.kept import Keeper, KeeperFailed
 
 PING_EVERY_S = 2.0
 CALLING_IN_S = 5.0  # a connection that has not named its run by then is nobody's
@@ -39,7 +39,6 @@ class Keepers:
     ever: set[Born] = set()  # noqa: RUF012 - shared on purpose
 
     def __init__(self, home: Path, clock: Clock) -> None:
-        self._hands: Hands | None = None
         self._home = home
         self._clock = clock
         self._expected: dict[str, Expected] = {}
@@ -50,8 +49,7 @@ class Keepers:
         self._ticking: asyncio.TimerHandle | None = None
         self.socket = home / "keepers.sock"
 
-    async def open(self, hands: Hands) -> None:
-        self._hands = hands
+    async def open(self) -> None:
         if len(os.fsencode(self.socket)) > LONGEST_PATH:
             self.socket = Path(tempfile.mkdtemp(prefix="switchboard-")) / "keepers.sock"  # 0700, as the home is
         self.socket.unlink(missing_ok=True)
@@ -136,9 +134,9 @@ class Keepers:
         else:
             return None
         process = self._started_here(pid)
-        if process is None or expected.marker != words.get("hello") or call.transport is None or self._hands is None:
+        if process is None or expected.marker != words.get("hello") or call.transport is None:
             return None
-        keeper = expected.keeper = Keeper(expected.run, process.born, call.transport, self._clock, self._hands)
+        keeper = expected.keeper = Keeper(expected.run, process.born, call.transport, self._clock)
         self._of[expected.run] = keeper
         self.ever.add(keeper.born)
         faults.point("process.keeper.welcomed")

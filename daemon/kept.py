@@ -5,7 +5,6 @@ A keeper is believed about one thing only, the exit code of its agent; everythin
 
 import asyncio
 from enum import StrEnum
-from typing import Protocol
 
 from daemon import proctable
 from daemon.clock import Clock
@@ -24,17 +23,10 @@ class KeeperFailed(Exception):
     """The agent was not started, or cannot be kept; the text is one sentence for the person who started the run."""
 
 
-class Hands(Protocol):
-    """What a handle lends from the daemon to pause a tree."""
-
-    async def freeze(self, keeper: "Keeper") -> bool: ...
-    async def thaw(self, keeper: "Keeper") -> None: ...
-
-
 class Keeper:
     """One attempt's keeper, from its call until the daemon forgets the run."""
 
-    def __init__(self, run: str, born: Born, line: asyncio.Transport, clock: Clock, hands: Hands) -> None:
+    def __init__(self, run: str, born: Born, line: asyncio.Transport, clock: Clock) -> None:
         self.run = run
         self.born = born
         self.pid = born[0]
@@ -44,22 +36,15 @@ class Keeper:
         self.lost = asyncio.Event()
         self.empty = False  # by its own word; only says that a broken line is not a loss
         self.proven = False  # by the daemon's own look
+        self.relieved = False  # the daemon has begun to end it
         self._clock = clock
         self._heard_ms = clock.boot_ms()
         self._missed = 0
         self._line = line
-        self._hands = hands
 
     def silent_ms(self) -> int:
         """Return how long ago it last gave a sign of life, on the boot clock."""
         return self._clock.boot_ms() - self._heard_ms
-
-    async def freeze(self) -> bool:
-        """Pause the whole tree; False when something of it would not come to rest."""
-        return await self._hands.freeze(self)
-
-    async def thaw(self) -> None:
-        await self._hands.thaw(self)
 
     def heard(self) -> None:
         self._heard_ms, self._missed = self._clock.boot_ms(), 0
@@ -79,9 +64,9 @@ class Keeper:
         self.empty = True
         self._line.abort()
 
-    def relieve(self, code: int) -> None:
-        """The daemon ends it, and its agent with *code*, on purpose."""
-        self.empty = True
+    def relieve(self, code: int | None) -> None:
+        """The daemon ends it on purpose, and its agent with *code*; None where that is not known."""
+        self.empty = self.relieved = True
         self.tell_exit(code)
 
     def tell_exit(self, code: int | None) -> None:

@@ -62,7 +62,7 @@ class Processes:
         self._keepers = Keepers(self._home, self._clock)
         self._trees = Trees(self._machine, self._keepers, self._cgroups)
         self._write_launcher()
-        await self._keepers.open(self._trees)
+        await self._keepers.open()
         await self._trees.scan()
         return self
 
@@ -109,7 +109,7 @@ class Processes:
 
     async def look(self, run: str) -> frozenset[int]:
         """Return the pids of the run that live now, its keeper included, as the daemon itself sees them."""
-        return frozenset(seen.pid for seen in (await self._trees.look(run)).everyone)
+        return frozenset(seen.pid for seen in (await self._trees.look(run)).everyone if not seen.gone)
 
     async def end(
         self, run: str, *, grace_s: float, from_rung: str = "terminate", since_ms: int | None = None
@@ -126,11 +126,13 @@ class Processes:
         counted: set[Born] = set()
         grade = self._grade(run)
         idle = kills = 0
+        if walk.first is Rung.KILL:
+            self._trees.hold(run)
         look = self._trees.glance(run) if walk.first is Rung.KILL else Look({})
         if not look.tree:
             look = await self._trees.look(run)
         while True:
-            counted.update(seen.born for seen in look.tree.values())
+            counted.update(seen.born for seen in look.tree.values() if not seen.gone)
             if grade is Grade.CONTAINED and self._trees.outside(run, look):
                 grade = Grade.TRACED if self._keepers.of(run) else Grade.BEST_EFFORT
             if look.keeper and not look.tree and idle < 4:
@@ -143,6 +145,8 @@ class Processes:
                 break
             if do is Do.SIGNAL:
                 kills += walk.rung is Rung.KILL
+                if kills == 1 and walk.first is not Rung.KILL:
+                    self._trees.hold(run)
                 condemned = await self._trees.signal(run, walk.rung, look, kills)
                 faults.point("process.signalled")
             if walk.rung is Rung.KILL:
@@ -151,10 +155,12 @@ class Processes:
                 left_s = walk.left_ms(self._clock.boot_ms()) / 1000
                 await proctable.gone(look.everyone, min(LOOK_EVERY_S, left_s))
                 look = await self._trees.look(run)
-        if keeper := self._keepers.of(run):
-            keeper.proven = not look.everyone
-        faults.point("process.proven")
         left = tuple(f"pid {seen.pid} {seen.name}" for seen in look.everyone)
+        if do is Do.GIVE_UP and not left:
+            left = ("processes in its cgroup that end before they can be named",)
+        if keeper := self._keepers.of(run):
+            keeper.proven = not left
+        faults.point("process.proven")
         return Emptied(grade, walk.rung.value, max(0, self._clock.boot_ms() - began), len(counted), left)
 
     async def sweep(self, runs: Iterable[str]) -> dict[str, Emptied]:

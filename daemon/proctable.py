@@ -42,6 +42,7 @@ class ProcTable:
         self._turn = asyncio.Lock()
         self._claims: dict[tuple[Born, bytes], str] = {}
         self._lines: dict[int, Line] = {}
+        self._dead: frozenset[Born] = frozenset()  # zombies that a pass which is over has shown
 
     async def scan(self, keepers: Iterable[Born]) -> dict[int, Seen]:
         """Return the table as a pass that begins after this call finds it.
@@ -52,19 +53,25 @@ class ProcTable:
         async with self._turn:
             if self._begun == asked:  # else somebody else's pass began after this one was asked for
                 self._begun += 1
-                self._latest = await self.scan_but({}, keepers)
+                self._latest = await self._pass({}, keepers)
             return self._latest
 
     async def scan_but(self, known: Table, keepers: Iterable[Born]) -> dict[int, Seen]:
         """Make a pass of one's own that takes *known* as they were: to read a process that is just dying takes long."""
+        async with self._turn:  # whoever ends a pass buries the dead, which this one has to meet
+            return await self._pass(known, keepers)
+
+    async def _pass(self, known: Table, keepers: Iterable[Born]) -> dict[int, Seen]:
         table: dict[int, Seen] = {}
         places: dict[int, bytes] = {}
+        dead = self._dead
         for count, seen in enumerate(_read((pid for pid in _pids() if pid not in known), places, self._lines)):
-            table[seen.pid] = seen
+            table[seen.pid] = replace(seen, fresh=True) if seen.gone and seen.born not in dead else seen
             if count % 200 == 199:
                 await asyncio.sleep(0)  # a machine with thousands of processes must not hold the loop
         for pid in self._lines.keys() - table.keys():
             del self._lines[pid]
+        self._dead = frozenset(seen.born for seen in table.values() if seen.gone)
         table.update(known)
         kept = below(table, [pid for pid, start in keepers if living(table, (pid, start))], set())
         claims: dict[tuple[Born, bytes], str] = {}
@@ -116,7 +123,8 @@ def _parse(pid: int, data: bytes) -> tuple[Seen, bytes]:
     # A process whose first thread has ended shows as a zombie while its other threads work on.
     gone = fields[0] in b"ZX" and int(fields[17]) <= 1
     name = data[data.find(b"(") + 1 : end].decode("utf-8", "replace")
-    seen = Seen(pid, int(fields[1]), int(fields[3]), int(fields[19]), fields[0].decode(), name, gone)
+    parent, group, session, start = (int(fields[at]) for at in (1, 2, 3, 19))
+    seen = Seen(pid, parent, session, start, fields[0].decode(), name, group, gone)
     return seen, b"" if gone or pid <= 2 or len(fields) < 48 else fields[47]
 
 
@@ -197,6 +205,12 @@ def signal_all(processes: Iterable[Seen], *signals: signal.Signals) -> None:
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         if living(now, seen.born):
                             signal.pidfd_send_signal(fd, signum)
+
+
+def kill_group(group: int) -> None:
+    """Send SIGKILL to a process group. The kernel does it in one go, so that nobody in it can fork away from it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
 
 
 async def gone(processes: Iterable[Seen], timeout: float) -> bool:
@@ -282,6 +296,7 @@ if sys.platform != "linux":
                         start,
                         "T" if state == psutil.STATUS_STOPPED else "S",
                         process.name(),
+                        os.getpgid(pid),
                         state == psutil.STATUS_ZOMBIE,
                     )
             except (psutil.Error, OSError):

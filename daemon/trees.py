@@ -1,9 +1,8 @@
 """The daemon's own eyes and hands on the runs' process trees: who lives of a run, and a signal for exactly those."""
 
-import asyncio
 import os
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from daemon import proctable
 from daemon.cgroup import Cgroup, Cgroups
@@ -13,6 +12,7 @@ from daemon.keepers import Keepers
 from daemon.kept import Keeper
 
 KEEPER_LEAVES_S = 0.25  # how long a keeper that has nothing left may take to end itself
+PASSES = 5  # over the table, to find one in which nobody died
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,10 @@ class Look:
 
     tree: dict[int, Seen]
     keeper: Seen | None = None
+    died: dict[int, Seen] = field(default_factory=dict)  # of the tree, while it was looked at
     caged: frozenset[int] = frozenset()  # in the run's cgroup
     inside: frozenset[int] = frozenset()  # in the part of it that is killed as a whole
+    strangers: bool = False  # somebody lives in the cgroup who was put there from outside
 
     @property
     def everyone(self) -> list[Seen]:
@@ -36,7 +38,6 @@ class Trees:
         self._cgroups = cgroups
         self._table = proctable.ProcTable()
         self._before: dict[str, frozenset[Born]] = {}
-        self._paused: dict[str, set[Born]] = {}
         self._started: frozenset[Born] = frozenset()
         self._mourned: set[Born] = set()  # members of any run that are still in the process table
 
@@ -57,13 +58,29 @@ class Trees:
         return table
 
     async def look(self, run: str) -> Look:
-        """Return who lives of the run now, from a pass over the whole process table: this is what proof is made of."""
-        table = dict(await self.scan())
-        look = self._pick(run, table)
-        self._before[run] = frozenset(seen.born for seen in look.everyone)
-        if self._keepers.of(run) and not look.keeper:
-            proctable.reap(seen.pid for seen in adopted(table, self._home()) if seen.gone)
-        return look
+        """Return who lives of the run now, from passes over the whole process table: this is what proof is made of.
+
+        Nobody lives when a pass shows nobody and nobody died under it: with the keeper dead its orphans are this process's
+        children, and do not leave the table before it buries them. Without a keeper of ours two passes have to do.
+        """
+        clean = 0
+        for _ in range(PASSES):
+            table = dict(await self.scan())
+            look = self._pick(run, table)
+            self._before[run] = frozenset(seen.born for seen in look.everyone)
+            ours = self._keepers.of(run) is not None
+            if ours and not look.keeper:
+                proctable.reap(seen.pid for seen in adopted(table, self._home()) if seen.gone)
+            clean = 0 if look.died else clean + 1
+            if look.everyone or clean == (1 if ours else 2):
+                return look
+        return replace(look, tree=look.died)  # something goes on that is never seen alive
+
+    def hold(self, run: str) -> None:
+        """Stop the keeper, as the beginning of a kill: the dead that it does not bury show what they left."""
+        keeper = self._keepers.of(run)
+        if keeper and not keeper.lost.is_set():
+            _signal_keeper(keeper, signal.SIGSTOP)
 
     def glance(self, run: str) -> Look:
         """Return who is in the run's cgroup, without a pass over the table: enough to begin a kill, never to end one.
@@ -87,7 +104,7 @@ class Trees:
 
     def sight(self, run: str, look: Look) -> Sight:
         cage, keeper = self.cage(run), self._keepers.of(run)
-        if not look.everyone:
+        if not look.everyone and not (cage and cage.populated() and not look.strangers):
             return Sight.EMPTY
         agent = look.tree.get(keeper.agent_pid) if keeper and keeper.agent_pid else None
         if (cage and cage.frozen()) or (agent and agent.state == "T"):
@@ -109,15 +126,18 @@ class Trees:
     async def settled(self, run: str, condemned: Table, timeout: float) -> Look:
         """Wait for the death of those who were sent SIGKILL; return who lives.
 
-        A pass over the table that is begun after the last signal and shows nobody else proves that nobody is left who could
-        fork, so that the tree is empty once these have died.
+        A pass over the table that is begun after the last signal, while a keeper is held from burying anybody, and that shows
+        nobody else, not even dead, proves that nobody is left who could fork: the tree is empty once these have died.
         """
-        look = self._pick(run, await self._table.scan_but(condemned, self._keepers.ever))
-        alone = not look.tree.keys() - condemned.keys()
         keeper = self._keepers.of(run)
-        if keeper and look.keeper and alone and keeper.agent_pid in condemned:
-            # It has nothing left to guard, and its agent ends as it does.
-            keeper.relieve(-signal.SIGKILL)
+        held = True
+        if keeper and not keeper.relieved:
+            held = all(seen.gone or seen.state == "T" for seen in proctable.read([keeper.pid]).values())
+        look = self._pick(run, await self._table.scan_but(condemned, self._keepers.ever))
+        alone = held and not (look.tree.keys() | look.died.keys()) - condemned.keys()
+        if keeper and look.keeper and alone:
+            # It has nothing left to guard.
+            keeper.relieve(-signal.SIGKILL if keeper.agent_pid in condemned else None)
             proctable.signal_all([look.keeper], signal.SIGKILL)
         # The keeper takes longest to die, and the dead that it had not buried are the daemon's only then.
         dead = look.keeper is None or await proctable.gone([look.keeper], timeout)
@@ -136,52 +156,32 @@ class Trees:
             return
         keeper = next((k for k in self._keepers.all() if k.born == look.keeper.born), None)
         if time >= 2 or look.keeper.state == "T":
+            if keeper:
+                keeper.relieve(None)
             proctable.signal_all([look.keeper], signal.SIGKILL)
         elif time == 1 and keeper:
             keeper.hang_up()
         await proctable.gone([look.keeper], KEEPER_LEAVES_S)
 
-    async def freeze(self, keeper: Keeper) -> bool:
-        """Bring the tree to rest: by its cgroup, and by SIGSTOP whoever is outside of it."""
-        cage, paused = self.cage(keeper.run), self._paused.setdefault(keeper.run, set())
-        caged = cage is not None and cage.freeze(True)
-        for _ in range(100):
-            look = await self.look(keeper.run)
-            moving = [
-                seen for pid, seen in look.tree.items() if not (caged and pid in look.inside) and seen.state != "T"
-            ]
-            if not moving and not (caged and cage and cage.populated() and not cage.settled()):
-                return True
-            proctable.signal_all(moving, signal.SIGSTOP)
-            paused.update(seen.born for seen in moving)
-            await asyncio.sleep(0.01)
-        return False
-
-    async def thaw(self, keeper: Keeper) -> None:
-        paused = self._paused.pop(keeper.run, set())
-        if paused:
-            look = await self.look(keeper.run)
-            proctable.signal_all([seen for seen in look.tree.values() if seen.born in paused], signal.SIGCONT)
-        if cage := self.cage(keeper.run):
-            cage.freeze(False)
-
     def forget(self, run: str) -> None:
         self._before.pop(run, None)
-        self._paused.pop(run, None)
         if cage := self.cage(run):
             cage.remove()
 
     async def _kill(self, run: str, look: Look, time: int) -> Table:
         cage, keeper = self.cage(run), self._keepers.of(run)
-        # While it works the keeper buries its dead and goes by itself, with the agent's exit code. One that is stopped, lost
-        # or keeps starting things is killed with the rest.
-        spared = look.keeper if look.keeper and look.keeper.state != "T" and time < 4 else None
-        if keeper and keeper.lost.is_set():
-            spared = None
+        # One that is lost or has not kept the tree from starting more goes with the rest.
+        spared = look.keeper if look.keeper and time == 1 and keeper and not keeper.lost.is_set() else None
+        if keeper and look.keeper and spared is None:
+            keeper.relieve(-signal.SIGKILL if keeper.agent_pid in look.tree else None)
         rest = [seen for seen in look.everyone if seen is not spared]
         if cage and self._only_ours(look) and cage.kill() and time == 1:
             # The kernel's kill passes over a process whose first thread has ended.
             rest = [seen for seen in rest if seen.pid not in look.inside or seen.state == "Z"]
+            if keeper and look.keeper is None and keeper.agent_pid in look.tree:
+                # As far as was seen it has nothing outside of the group to guard, and it takes the longest to die.
+                keeper.relieve(-signal.SIGKILL)
+                _signal_keeper(keeper, signal.SIGKILL)
         if time > 1 and rest:  # it forks faster than it dies: hold all of it first
             held: dict[Born, Seen] = {}
             for _ in range(8):
@@ -192,8 +192,25 @@ class Trees:
                 held.update((seen.born, seen) for seen in fresh)
                 rest = [seen for seen in (await self.look(run)).everyone if spared is None or seen.born != spared.born]
             rest = list(held.values())
+            for group in self._groups(run, rest):
+                proctable.kill_group(group)
         proctable.signal_all(rest, signal.SIGSTOP, signal.SIGKILL)
         return look.tree | {seen.pid: seen for seen in rest}
+
+    def _groups(self, run: str, orphans: list[Seen]) -> set[int]:
+        """Return the process groups of a keeper's orphans; whoever is in one of them was started by the run.
+
+        Each of these may be gone before a signal reaches it, with a child in its place that is not known yet.
+        """
+        keeper = self._keepers.of(run)
+        if keeper is None:
+            return set()
+        mine, parents = (keeper.pid, os.getpgid(0), -1, 0), (keeper.pid, os.getpid())
+        return {
+            seen.group
+            for seen in orphans
+            if seen.parent in parents and seen.group not in mine and seen.session not in (os.getsid(0), 0, -1)
+        }
 
     def _only_ours(self, look: Look) -> bool:
         """Whether the cgroup holds nobody who was put there from outside: this daemon, say, or an editor."""
@@ -205,16 +222,24 @@ class Trees:
     def _pick(self, run: str, table: dict[int, Seen]) -> Look:
         keeper, cage = self._keepers.of(run), self.cage(run)
         everywhere, inside = cage.pids() if cage else (frozenset[int](), frozenset[int]())
-        table.update(proctable.read(everywhere - table.keys()))  # born since
+        born_since = proctable.read(everywhere - table.keys())
+        table.update((pid, replace(seen, fresh=seen.gone)) for pid, seen in born_since.items())
         before = self._before.get(run, frozenset())
         known = Known(self.marker(run), caged=everywhere, before=before)
         if keeper:
-            known = replace(known, keeper=keeper.born, ours=True, proven=keeper.proven)
+            known = replace(known, keeper=keeper.born, ours=True, proven=keeper.proven, dying=keeper.relieved)
         found = members(table, known, self._home())
         is_kept = keeper is not None and keeper.pid in found and found[keeper.pid].start == keeper.born[1]
         kept = found.pop(keeper.pid) if keeper and is_kept else None
         self._mourned.update(seen.born for seen in found.values())
-        return Look(found, kept, everywhere, inside)
+        died = {pid: found.pop(pid) for pid, seen in list(found.items()) if seen.gone}
+        others = everywhere - found.keys() - ({kept.pid} if kept else set())
+        strangers = any(pid in table and not table[pid].gone for pid in others)
+        return Look(found, kept, died, everywhere, inside, strangers)
 
     def _home(self) -> Home:
         return Home(os.getpid(), os.getsid(0), frozenset(self._keepers.ever), self._started)
+
+
+def _signal_keeper(keeper: Keeper, signum: signal.Signals) -> None:
+    proctable.signal_all((seen for seen in proctable.read([keeper.pid]).values() if seen.born == keeper.born), signum)

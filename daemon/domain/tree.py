@@ -17,7 +17,9 @@ class Seen:
     start: int
     state: str
     name: str
+    group: int = 0
     gone: bool = False  # a zombie with no thread left
+    fresh: bool = False  # gone, but not yet when the pass that shows it began: that may have missed a child of it
     claim: str = ""  # the run that its environment marker names, or its command line where it is a keeper
 
     @property
@@ -45,6 +47,7 @@ class Known:
     before: frozenset[Born] = field(default_factory=frozenset)  # seen in this tree earlier
     ours: bool = False  # this daemon welcomed its keeper
     proven: bool = False  # and has seen the tree empty: orphans that turn up are not this run's
+    dying: bool = False  # it was sent SIGKILL: orphans may come to the daemon while the table is read
 
 
 Table = Mapping[int, Seen]
@@ -84,7 +87,11 @@ def adopted(table: Table, home: Home) -> list[Seen]:
 
 
 def members(table: Table, known: Known, home: Home) -> dict[int, Seen]:
-    """Return the live processes of a run, its keeper included."""
+    """Return the processes of a run that live, its keeper included, and those that died while the table was read.
+
+    Where every parent that could bury them is stopped, dead or the reader itself, a table without any proves that none lived
+    when the pass began: the topmost one would show as alive or as just dead.
+    """
     protected = ancestors(table, home.pid) | {0, 1, 2, home.pid}
     kept = living(table, known.keeper)
     others = {born[0] for born in home.keepers if born != known.keeper and living(table, born)}
@@ -98,9 +105,10 @@ def members(table: Table, known: Known, home: Home) -> dict[int, Seen]:
         # A keeper of this daemon, and after it the daemon itself, inherits every orphan, so that a stranger in the cgroup was
         # put there from outside. Of an earlier daemon's run the cgroup may be all that is left to tell.
         roots.update(pid for pid in known.caged if others.isdisjoint(ancestors(table, pid)))
-    elif not kept and not known.proven:
+    elif (known.dying or not kept) and not known.proven:
         roots.update(seen.pid for seen in adopted(table, home))
-    return {pid: table[pid] for pid in below(table, roots - protected, protected | others) if not table[pid].gone}
+    found = below(table, roots - protected, protected | others)
+    return {pid: table[pid] for pid in found if not table[pid].gone or table[pid].fresh}
 
 
 def below(table: Table, roots: Iterable[int], walls: set[int]) -> set[int]:

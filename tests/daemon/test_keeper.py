@@ -24,6 +24,7 @@ from helpers.processes import (
     program,
     sleepers,
     start,
+    state_of,
     token,
     tree,
 )

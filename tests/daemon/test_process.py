@@ -36,7 +36,6 @@ from helpers.processes import (
 )
 
 from daemon import proctable
-from daemon.cgroup import Cgroups
 from daemon.clock import SystemClock
 from daemon.process import Grade, KeeperFailed, Processes
 
@@ -72,6 +71,7 @@ async def nothing_is_left(processes: Processes, started: Started) -> None:
     await started.process.wait()
     assert zombie_children() == []
 
+
 def in_a_cgroup(test: Callable[[Processes, Path], Awaitable[None]]) -> Callable[[Path], Awaitable[None]]:
     """Run *test* with this process's cgroups. A plain login may make none: there the promise that is left is proven, that the
     daemon notices, ends every kind of process all the same, and claims no better proof than it has."""
@@ -87,7 +87,6 @@ def in_a_cgroup(test: Callable[[Processes, Path], Awaitable[None]]) -> Callable[
             await nothing_is_left(processes, started)
 
     return run
-
 
 
 # One kind at a time, and all of them
@@ -196,6 +195,7 @@ async def test_an_agent_that_has_stopped_itself_is_ended(processes, home):
     assert (emptied.rung, emptied.left) == ("kill", ())
     await nothing_is_left(processes, started)
 
+
 @in_a_cgroup
 async def test_a_tree_that_somebody_has_frozen_is_killed_and_never_let_go_on(caged, home):
     marks = home / "marks"
@@ -212,20 +212,22 @@ async def test_a_tree_that_somebody_has_frozen_is_killed_and_never_let_go_on(cag
     await nothing_is_left(caged, started)
 
 
-# Each link forks the next and is gone: whoever is in a list of processes is dead when its turn comes.
-CHAIN = """#!{python}
-import os, signal, sys
+# Each link forks the next and is gone: whoever is in a list of processes is dead when its turn comes. It ends with its file.
+CHAIN = """\
+#!{python}
+import os, signal
+os.close(os.open({links!r}, os.O_CREAT | os.O_WRONLY))
 if os.fork():
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.pause()
-for signum in ({deaf}):
+for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(signum, signal.SIG_IGN)
 {away}
-links = os.open({links!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 while True:
+    links = os.open({links!r}, os.O_WRONLY | os.O_APPEND)
+    os.write(links, b"x")
+    os.close(links)
     if os.fork():
         os._exit(0)
-    os.write(links, b"x")
 """
 
 
@@ -235,7 +237,7 @@ async def test_a_chain_of_processes_that_each_start_the_next_and_end_is_not_take
     processes, home, from_rung, away
 ):
     links = home / "links"
-    text = CHAIN.format(python=sys.executable, deaf="signal.SIGTERM, signal.SIGINT, signal.SIGHUP", away=away, links=str(links))
+    text = CHAIN.format(python=sys.executable, away=away, links=str(links))
     started = await start(processes, "r1", home, text)
     await eventually(lambda: links.exists() and links.stat().st_size > 20)
     emptied = await processes.end("r1", grace_s=0.2, from_rung=from_rung)
@@ -260,8 +262,8 @@ async def test_an_agent_that_moved_itself_to_another_cgroup_is_found_and_the_gra
     finally:
         elsewhere.rmdir()
 
-@in_a_cgroup
 
+@in_a_cgroup
 async def test_groups_that_the_agent_made_below_its_own_are_emptied_and_taken_away(caged, home):
     below = caged._trees.cage("r1").tree / "own" / "deeper"
     move = f"mkdir -p {below}; echo $$ > {below}/cgroup.procs\n"
@@ -341,8 +343,8 @@ async def test_two_killed_keepers_leave_nothing(processes, home):
 
 # No innocent dies
 
-@in_a_cgroup
 
+@in_a_cgroup
 async def test_the_daemon_or_a_bystander_that_was_pushed_into_the_cgroup_lives(caged, home):
     started = await start(caged, "r1", home, tree("deaf"), 2)
     group = Path(caged._trees.cage("r1").tree, "cgroup.procs")
@@ -461,8 +463,8 @@ async def test_the_next_daemon_ends_what_stopped_keepers_hold(home, mode):
         assert swept["run0"].processes >= 20
         assert is_dead(keepers[0])
 
-@in_a_cgroup
 
+@in_a_cgroup
 async def test_the_next_daemon_finds_emptied_environments_in_the_cgroup_when_the_keeper_died_too(caged, home):
     """And it finds the runs that its journal does not name."""
     (home / "old").mkdir()
@@ -566,12 +568,13 @@ async def test_a_name_that_is_no_run_id_is_refused_in_one_sentence(processes, ho
 async def test_cgroups_are_taken_away_with_their_daemon(home):
     async with Processes(MACHINE, home / "home", CLOCK) as processes:
         started = await start(processes, "r1", home, tree(), 1)
+        base = processes._cgroups.base if processes._cgroups else None
+        assert base is None or (base / "r1").exists()
         await processes.end("r1", grace_s=30)
         processes.forget("r1")
         await started.process.wait()
 
-    found = Cgroups.find(MACHINE, home / "home")
-    assert found is None or not found.base.exists()
+    assert base is None or not base.exists()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
