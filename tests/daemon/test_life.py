@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers.checkouts import checkout
-from helpers.daemons import alive_with
+from helpers.daemons import alive_with, marked
 from helpers.eventually import eventually
 from helpers.mill import Mill, bash, mill
 from helpers.scripted import ScriptedModel
@@ -93,7 +93,7 @@ async def test_killed_at_any_line_nothing_is_lost_doubled_or_orphaned(
         if machine.switch.states("r-1")[-1] == "interrupted":
             assert machine.switch.run("r-1").reason == "the daemon stopped while it ran"
             assert machine.switch.open_approval("r-1") is None
-            await eventually(lambda: alive_with("SWITCHBOARD_RUN=m-mill/r-1") == [])
+            await eventually(lambda: marked("m-mill/r-1") == [])
             assert [p for p in alive_with("keeper.py") if str(machine.daemon.home) in " ".join(p.cmdline())] == []
         lines = (machine.repo / name).read_text() if (machine.repo / name).exists() else ""
         assert lines in ("", "x\n")

@@ -82,6 +82,19 @@ async def daemon_process(home: Path, env: Mapping[str, str], *options: str) -> A
                 await daemon.kill()
 
 
+def marked(run: str) -> list[psutil.Process]:
+    """Every live process of this machine that carries the mark of *run*, `<machine>/<run>`, in its environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            other = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+            if other and process.environ().get("SWITCHBOARD_RUN") == run:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
 def alive_with(token: str) -> list[psutil.Process]:
     """Every live process of this machine whose command line holds *token*: the observer outside of the product."""
     found = []
