@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import approval, kill_tree, order
+from bench.house import quiet
 
 RESULTS = Path(__file__).with_name("results.json")
 
 
 def main() -> None:
+    quiet()
     # The server's subjects on the server's loop, the daemon's on its own.
     figures = [*uvloop.run(order.measure()), *uvloop.run(approval.measure()), *asyncio.run(kill_tree.measure())]
     RESULTS.write_text(json.dumps([figure.plain() for figure in figures], indent=1) + "\n")

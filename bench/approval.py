@@ -20,7 +20,7 @@ import grpc
 import uvloop
 
 from bench.figure import Figure
-from bench.house import House, house
+from bench.house import House, house, quiet
 from daemon import settings as daemon_settings
 from daemon.app import Daemon, put_together
 from daemon.domain.agent import Question, QuestionKind
@@ -181,6 +181,7 @@ class Standin:
 
 
 if __name__ == "__main__":
+    quiet()
     part, *rest = sys.argv[1:]
     with contextlib.suppress(KeyboardInterrupt):
         match part:

@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 from daemon.identity import Certificate, Identity, Machine
 from switchboard.app import Core, compose
@@ -19,6 +22,11 @@ from switchboard.store.redis import RedisStore, open_store
 from switchboard.web.api import create_api
 from switchboard.web.server import Server
 from switchboard.web.settings import WebSettings
+
+
+def quiet() -> None:
+    """Say nothing of what goes well: the table is what people read."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

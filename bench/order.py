@@ -18,7 +18,7 @@ import grpc
 import uvloop
 
 from bench.figure import Figure
-from bench.house import House, house
+from bench.house import House, house, quiet
 from daemon import settings as daemon_settings
 from daemon.app import put_together
 from daemon.identity import Identity
@@ -197,6 +197,7 @@ async def _bare_one(home: Path, port: int) -> None:
 
 
 def child(kind: str, port: str, *homes: str) -> None:
+    quiet()
     channels.raise_descriptor_limit()
     paths = [Path(home) for home in homes]
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
