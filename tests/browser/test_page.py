@@ -145,6 +145,10 @@ class TestRuns:
         await expect(tab.page.get_by_text("There is no page /runs/r-1")).to_be_visible()
         await tab.go("/")
         await expect(tab.page.get_by_text("There is no page")).not_to_be_visible()
+        await tab.go("/r/%zz")  # cut in the middle of a letter
+        await expect(tab.page.get_by_role("main")).to_contain_text("no run")
+        await tab.go("/")
+        await expect(tab.page.get_by_text("Nothing is running")).to_be_visible()
 
     async def test_what_a_machine_would_not_do_is_said(self, home: House, open_tab):
         machine = await home.machine()

@@ -27,10 +27,19 @@ const NAV = [
 
 const LINK = { live: "live", away: "reconnecting", starting: "connecting" };
 
+// An address that was cut or typed need not be well escaped: it is then nobody's id, and is said as it stands.
+function spelled(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 function screen(where) {
   const one = /^\/([ras])\/(.+)$/.exec(where);
   if (one) {
-    const id = decodeURIComponent(one[2]);
+    const id = spelled(one[2]);
     return { r: () => html`<${Run} key=${id} id=${id} />`, a: () => html`<${Approvals} id=${id} />`, s: () => html`<${Stop} key=${id} id=${id} />` }[one[1]]();
   }
   return { "/": () => html`<${Runs} />`, "/approvals": () => html`<${Approvals} />`, "/stops": () => html`<${Stops} />`, "/machines": () => html`<${Machines} />`, "/account": () => html`<${Account} />` }[where]?.() ?? html`<${Empty} title="No such page"><p>There is no page ${line(where)}: <a href="/">the runs</a> are where everything begins.</p><//>`;
