@@ -112,6 +112,7 @@ class Runs:
                 base_commit=checked.repo.head,
                 agent_version=checked.found.version,
                 not_gated=tuple(checked.driver.capabilities.not_gated),
+                abilities=checked.driver.capabilities.abilities(),
                 content=self._tools.settings.content_for(checked.repo.repo_id),
             )
             self._begin(record, checked, start.prompt, "")

@@ -22,6 +22,7 @@ class ClaudeCode:
         edits_input=True,
         denies_with_message=True,
         diff_before_decision=True,
+        live_output=True,
         resumes=True,
         modes=frozenset({"plan"}),
         not_gated=NOT_GATED,

@@ -47,6 +47,17 @@ class Capabilities:
     modes: frozenset[str] = frozenset()  # of diagnose, patch, plan: those that the driver enforces
     not_gated: tuple[str, ...] = ()  # what the agent does without asking, in words
 
+    def abilities(self) -> tuple[str, ...]:
+        """Return in words what people can do with this agent."""
+        words = {
+            "edits input": self.edits_input,
+            "denies with a message": self.denies_with_message,
+            "shows the diff before the decision": self.diff_before_decision,
+            "prints as it works": self.live_output,
+            "can be resumed": self.resumes,
+        }
+        return tuple(word for word, can in words.items() if can)
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:

@@ -34,6 +34,7 @@ class RunRecord:
     mode: str = ""
     permission_mode: str = ""
     not_gated: tuple[str, ...] = ()
+    abilities: tuple[str, ...] = ()
     owner: str = ""
     waits_for: str = ""
     prompt: str = ""

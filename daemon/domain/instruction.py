@@ -76,7 +76,6 @@ class SafetyQuery:
     verb: str  # list, show or restore
     id: str = ""
     into: str = ""
-    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +93,6 @@ class Instruction:
 
     id: str
     body: Body
-    by: str = ""
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +131,6 @@ class Welcome:
     heartbeat_ms: int
     watermarks: Mapping[str, int]
     connection: int = 0
-    owner: str = ""
-    solo: bool = False
 
 
 @dataclass(frozen=True, slots=True)

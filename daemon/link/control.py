@@ -67,7 +67,6 @@ class Control:
         self._again = asyncio.Event()
         self.attached = asyncio.Event()
         self.trouble = "not attached yet"  # why not, in words; empty while attached
-        self.welcome: Welcome | None = None
 
     def report(self, fact: Fact) -> None:
         """Send *fact* now if there is a link; if not, it is in the next hello."""
@@ -140,7 +139,7 @@ class Control:
                 self._unacked = {1 - index: fact for index, fact in enumerate(fit)}
                 self._heard_ms = self._clock.boot_ms()
                 self._behind_since = None
-                self.welcome, self.trouble = welcome, ""
+                self.trouble = ""
                 self._received = welcome.store_epoch, welcome.generation
                 self._hands.welcomed(welcome)
                 for fact in rest:

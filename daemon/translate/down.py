@@ -33,8 +33,6 @@ def welcome(message: fleet_pb2.Welcome) -> Welcome:
         heartbeat_ms=min(max(message.heartbeat_ms or 5_000, 100), 60_000),
         watermarks={mark.run_id: mark.next for mark in message.watermarks},
         connection=message.connection,
-        owner=message.owner,
-        solo=message.solo,
     )
 
 
@@ -62,7 +60,7 @@ def _order_of(message: stop_pb2.StopOrder) -> OrderRecord:
 
 
 def instruction(message: fleet_pb2.Instruction) -> Instruction:
-    return Instruction(message.id, _body(message), message.by, message.reason)
+    return Instruction(message.id, _body(message))
 
 
 def _body(message: fleet_pb2.Instruction) -> Body:
@@ -117,6 +115,6 @@ def _query(message: fleet_pb2.Query) -> Body:
             return OutputQuery(message.output.run_id, message.output.first, message.output.count)
         case "safety":
             asked = message.safety
-            return SafetyQuery(asked.verb, asked.id, asked.into, asked.run_id)
+            return SafetyQuery(asked.verb, asked.id, asked.into)
         case _:
             return Unreadable()

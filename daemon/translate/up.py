@@ -134,6 +134,7 @@ def run(record: RunRecord, clock: Clock) -> run_pb2.Run:
         mode=clean(record.mode, 200),
         permission_mode=clean(record.permission_mode, 200),
         not_gated=[clean(words) for words in record.not_gated],
+        abilities=record.abilities,
         owner=clean(record.owner, 200),
         waits_for=record.waits_for,
         prompt=clean(record.prompt, LONG) if record.content != "metadata" else f"{len(record.prompt):,} characters",

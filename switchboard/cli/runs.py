@@ -161,6 +161,7 @@ ABOUT = (
     ("content", "content"),
     ("containment", "containment"),
     ("scope", "scope"),
+    ("its agent", "abilities"),
 )
 
 

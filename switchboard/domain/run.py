@@ -40,6 +40,7 @@ class Run:
     mode: str = ""
     permission_mode: str = ""
     not_gated: tuple[str, ...] = ()
+    abilities: tuple[str, ...] = ()  # what its agent's protocol can do, in words
     owner: str = ""  # a person's id
     waits_for: str = ""
     prompt: str = ""

@@ -164,6 +164,7 @@ def run_of(machine: str, run: run_pb2.Run, now: datetime) -> Run:
         mode=run.mode[:LABEL],
         permission_mode=run.permission_mode[:LABEL],
         not_gated=tuple(words[:LABEL] for words in run.not_gated[:100]),
+        abilities=tuple(words[:LABEL] for words in run.abilities[:100]),
         owner=run.owner[:LABEL],
         waits_for=run.waits_for[:LABEL],
         prompt=run.prompt[:LONGEST_PROMPT],

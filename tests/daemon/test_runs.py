@@ -28,6 +28,7 @@ async def test_a_run_goes_through_its_states_and_its_output_arrives_in_order(mac
     assert idle.repo == "local/repo"
     assert idle.containment in ("contained", "traced")
     assert idle.not_gated
+    assert {"edits input", "denies with a message", "prints as it works"} <= set(idle.abilities)
     await machine.said(run, "It is there.")
     events = machine.switch.events[run]
     assert [event.seq for event in events] == list(range(1, len(events) + 1))

@@ -137,6 +137,7 @@ class Run(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     RESUME_AFTER_CRASH_FIELD_NUMBER: _builtins.int
     OUTPUT_NEXT_FIELD_NUMBER: _builtins.int
+    ABILITIES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     attempt: _builtins.int
     """Counts starts and resumes, from 1."""
@@ -174,6 +175,10 @@ class Run(_message.Message):
 
     @_builtins.property
     def scope(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def abilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the agent's protocol can do beyond a yes or no, in words, one entry each."""
+
     def __init__(
         self,
         *,
@@ -201,10 +206,11 @@ class Run(_message.Message):
         scope: _abc.Iterable[_builtins.str] | None = ...,
         resume_after_crash: _builtins.bool = ...,
         output_next: _builtins.int = ...,
+        abilities: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "base_commit", b"base_commit", "branch", b"branch", "containment", b"containment", "content", b"content", "id", b"id", "mode", b"mode", "not_gated", b"not_gated", "output_next", b"output_next", "owner", b"owner", "path", b"path", "permission_mode", b"permission_mode", "prompt", b"prompt", "reason", b"reason", "repo", b"repo", "resume_after_crash", b"resume_after_crash", "revision", b"revision", "scope", b"scope", "session_id", b"session_id", "state", b"state", "waits_for", b"waits_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abilities", b"abilities", "age_ms", b"age_ms", "agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "base_commit", b"base_commit", "branch", b"branch", "containment", b"containment", "content", b"content", "id", b"id", "mode", b"mode", "not_gated", b"not_gated", "output_next", b"output_next", "owner", b"owner", "path", b"path", "permission_mode", b"permission_mode", "prompt", b"prompt", "reason", b"reason", "repo", b"repo", "resume_after_crash", b"resume_after_crash", "revision", b"revision", "scope", b"scope", "session_id", b"session_id", "state", b"state", "waits_for", b"waits_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -91,7 +91,7 @@ async def test_hostile_strings_are_shown_and_not_obeyed(served: Served) -> None:
     mill = await served.machine("hostile-mill")
     async with mill.attached() as attachment, mill.uploading() as uploading:
         fields = dict.fromkeys(("path", "branch", "agent_version", "mode", "prompt", "reason", "waits_for"), HOSTILE)
-        await attachment.run("r-hostile", "RUNNING", **fields, not_gated=[HOSTILE])
+        await attachment.run("r-hostile", "RUNNING", **fields, not_gated=[HOSTILE], abilities=[HOSTILE])
         await uploading.batch("r-hostile", 1, [HOSTILE, "second\r\nline\x9b31m"])
         await eventually(lambda: uploading.watermarks.get("r-hostile") == 3)
         for words in (("runs",), ("run", "show", "r-hostile"), ("run", "output", "r-hostile")):
@@ -100,6 +100,7 @@ async def test_hostile_strings_are_shown_and_not_obeyed(served: Served) -> None:
             assert fit_for_a_terminal(done.stdout)
             assert "evil\\x1b[2J\\u202e" in done.stdout
             assert "[bold]x[/bold]" in done.stdout
+            assert ("its agent        evil" in done.stdout) is ("show" in words)
             asked = await served.cli(*words, "--json")
             assert asked.stdout.isascii()
         [row] = await rows(served, "--machine", "hostile-mill")

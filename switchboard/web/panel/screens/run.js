@@ -119,6 +119,7 @@ function About({ row }) {
         <dt>Proof of life</dt><dd><${Proof} row=${row} /></dd>
         ${row.mode && html`<dt>Mode</dt><dd>${line(row.mode)}</dd>`}
         ${row.permission_mode && html`<dt>Permissions</dt><dd>${line(row.permission_mode)}</dd>`}
+        ${row.abilities?.length > 0 && html`<dt>It can</dt><dd>${line(row.abilities.join(", "))}</dd>`}
         ${row.containment && html`<dt>Held</dt><dd>${line(row.containment)}</dd>`}
         ${row.content && row.content !== "full" && html`<dt>Content</dt><dd>${line(row.content)}</dd>`}
         ${row.attempt > 1 && html`<dt>Attempt</dt><dd>${row.attempt}</dd>`}
