@@ -58,7 +58,7 @@ def test_two_inputs_never_share_a_text(one: dict[str, Any], other: dict[str, Any
     )
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, {1, 2}, b"x", object()], ids=repr)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, {1, 2}, b"x", ...], ids=repr)
 def test_what_json_cannot_hold_is_refused_at_both_ends(value: Any) -> None:
     with pytest.raises(Invalid):
         canonical({"x": value})
