@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -24,6 +25,7 @@ FIRST_REPLY_S = 10.0
 MISSED = 3  # heartbeats without a word from the other side: the link is dead
 SLOW_S = 30.0  # where trying again is of little use
 HELLO_BYTES = 512 * 1024  # beside the orders held; what is over goes up as reports
+ACKS_NOTED_AFTER_S = 0.25
 BEHIND_S = 1.0  # for a broadcast to arrive that a heartbeat has overtaken
 
 
@@ -61,6 +63,8 @@ class Control:
         self._identity, self._hands, self._clock = identity, hands, clock
         self._outgoing: asyncio.Queue[tuple[fleet_pb2.AttachRequest, Fact | None]] | None = None
         self._unacked: dict[int, Fact] = {}  # report number: what it carried
+        self._settled: deque[Fact] = deque()  # acknowledged, which is not written down yet
+        self._settling: asyncio.TimerHandle | None = None
         self._heard_ms = 0
         self._behind_since: int | None = None
         self._received = ("", 0)  # store epoch and generation of the orders that have arrived, on the disk or not
@@ -224,8 +228,15 @@ class Control:
 
     def _acked(self, upto: int) -> None:
         done = [number for number in self._unacked if number <= upto]
-        for number in done:
-            self._hands.acked(self._unacked.pop(number))
+        self._settled += [self._unacked.pop(number) for number in done]
+        if self._settled and self._settling is None:
+            self._settling = asyncio.get_running_loop().call_later(ACKS_NOTED_AFTER_S, self._note_acks)
+
+    def _note_acks(self) -> None:
+        """Write down what was acknowledged: later, because nobody waits for it and a decision may be on its way."""
+        self._settling = None
+        while self._settled:
+            self._hands.acked(self._settled.popleft())
 
     async def _beat(
         self, outgoing: asyncio.Queue[tuple[fleet_pb2.AttachRequest, Fact | None]], heartbeat_ms: int

@@ -50,11 +50,14 @@ class Lines:
         self._closed = True
         for task in list(self._under_way):
             task.cancel()
-        await asyncio.gather(*self._under_way, return_exceptions=True)
-        self._flush()
-        for connection in self._idle:
-            await connection.disconnect()
-        self._idle.clear()
+        try:
+            await asyncio.gather(*self._under_way, return_exceptions=True)
+        finally:
+            # Without a wait, so that nothing stays open when whoever closes this is cancelled meanwhile.
+            self._flush()
+            while self._idle:
+                await self._idle.pop().disconnect(nowait=True)
+        await asyncio.sleep(0)  # their sockets are closed in the loop's next round
         if isinstance(self._pool, SentinelConnectionPool):
             for sentinel in self._pool.sentinel_manager.sentinels:
                 await sentinel.aclose(close_connection_pool=True)
@@ -114,7 +117,10 @@ class Lines:
                     # Answers that are still on their way belong to nobody.
                     await connection.disconnect(nowait=True)
                     raise
-                self._idle.append(connection)
+                if self._closed:
+                    await connection.disconnect(nowait=True)
+                else:
+                    self._idle.append(connection)
                 return answers
         except TimeoutError as error:
             raise TooSlow(f"no answer within {self._timeout} s") from error

@@ -27,6 +27,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 lifespan="off",
+                http="httptools",
                 ws="none",
                 proxy_headers=settings.public_url is not None,
                 forwarded_allow_ips=list(settings.trusted_proxies),
