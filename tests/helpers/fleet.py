@@ -101,9 +101,9 @@ async def core(
 ) -> AsyncIterator[Core]:
     """Serve one replica, without its page, on free ports over the store at *url*, with its own disk in *data*."""
     clock = clock or ManualClock()
-    data = data or Path(tempfile.mkdtemp(prefix="sbf-"))
-    settings = Settings(data=data, heartbeat=heartbeat, presence=heartbeat * 3, retention=retention)
     async with AsyncExitStack() as stack:
+        folder = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sbf-")))
+        settings = Settings(data=folder, heartbeat=heartbeat, presence=heartbeat * 3, retention=retention)
         store = await stack.enter_async_context(open_store(url, clock=clock))
         projection = Projection(store.projected, store.changes, store.epochs, reread=reread)
         await stack.enter_async_context(projection)

@@ -122,8 +122,9 @@ async def house(
 ) -> AsyncIterator[House]:
     """Serve a switchboard whose first person is ana, with a password, on free loopback ports."""
     clock = clock or ManualClock()
-    settings = Settings(data=data or Path(tempfile.mkdtemp(prefix="sbh-")), enroll=("127.0.0.1", 7802))
     async with AsyncExitStack() as stack:
+        folder = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sbh-")))
+        settings = Settings(data=folder, enroll=("127.0.0.1", 7802))
         listening = socket.create_server(("127.0.0.1", 0), backlog=256)
         stack.callback(listening.close)
         settings = replace(settings, http=("127.0.0.1", listening.getsockname()[1]))

@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,9 @@ async def dies(fault: str, line: str, store_url: str, data: Path) -> None:
 
 
 @pytest.fixture
-def data() -> Path:
-    return Path(tempfile.mkdtemp(prefix="sbf-"))
+def data() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="sbf-") as folder:
+        yield Path(folder)
 
 
 @pytest.mark.parametrize("fault", ["service.vote.saved", "service.instruction.saved"])
