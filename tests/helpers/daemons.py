@@ -82,13 +82,14 @@ async def daemon_process(home: Path, env: Mapping[str, str], *options: str) -> A
                 await daemon.kill()
 
 
-def marked(run: str) -> list[psutil.Process]:
-    """Every live process of this machine that carries the mark of *run*, `<machine>/<run>`, in its environment."""
+def marked(mark: str) -> list[psutil.Process]:
+    """Every live process here that carries *mark* in its environment: `<machine>/<run>`, or `<machine>/` for all of its runs."""
     found = []
     for process in psutil.process_iter():
         try:
             other = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
-            if other and process.environ().get("SWITCHBOARD_RUN") == run:
+            said = process.environ().get("SWITCHBOARD_RUN", "") if other else ""
+            if said == mark or (mark.endswith("/") and said.startswith(mark)):
                 found.append(process)
         except psutil.Error:
             continue

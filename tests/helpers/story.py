@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import random
 import signal
 import sqlite3
@@ -11,8 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
-import psutil
-from helpers.daemons import alive_with
+from helpers.daemons import alive_with, marked
 from helpers.eventually import eventually
 from helpers.world import SLOW, World
 
@@ -75,7 +73,7 @@ async def story(it: World, again: Callable[[], Awaitable[int]], luck: random.Ran
         await insist(lambda: _no_longer_active(it))
 
     assert alive_with(token) == []
-    assert _marked(it.machines["mill"]) == []
+    assert marked(f"{it.machines['mill']}/") == []
     # Each line ran at most once, and is there if its machine says that the agent took the decision and went on.
     log = it.repo("mill") / "log.txt"
     lines = log.read_text().splitlines() if log.exists() else []
@@ -236,18 +234,3 @@ async def _audited_once(it: World, runs: set[str], order: str) -> None:
 
 async def _lifted(it: World, order: str) -> None:
     await insist(lambda: it.api.post(f"/orders/{order}/lift", json={"reason": "the test goes on"}))
-
-
-def _marked(machine: str) -> list[int]:
-    """Return what still runs with the mark of one of this machine's runs in its environment."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            mark = process.environ().get("SWITCHBOARD_RUN", "")
-            if (
-                mark.startswith(f"{machine}/")
-                and process.status() != psutil.STATUS_ZOMBIE
-                and process.pid != os.getpid()
-            ):
-                found.append(process.pid)
-    return found
