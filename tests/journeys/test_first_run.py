@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.daemons import alive_with
 from helpers.eventually import eventually
+from helpers.processes import sleepers
 from helpers.scripted import ScriptedModel, scripted_model
 from helpers.world import SLOW, world
 
@@ -62,7 +63,7 @@ async def test_the_first_run(tmp_path: Path, model: ScriptedModel) -> None:
         escapees = f"(setsid sleep {token} &) ; (setsid env -i sleep {token} &) ; sh -c 'sleep {token}'"
         second = await it.start("mill", [{"tool": "Bash", "input": {"command": escapees}}])
         assert (await it.vote(await it.asked(second), "approve")).status_code == 200
-        await eventually(lambda: len(alive_with(token)) >= 3, SLOW)
+        await eventually(lambda: len(sleepers(token)) == 3, SLOW)
 
         order = (await it.post(f"/runs/{second}/stop", reason="it is on the wrong branch"))["order"]
 
