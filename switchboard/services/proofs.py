@@ -112,6 +112,7 @@ class Proofs:
         rows = tuple(
             Row(run, machine, self._standing(order, run, machines.get(machine), latest.get(run)), latest.get(run))
             for run, machine in sorted(meant.items())
+            if not self._over_before(order, run, latest.get(run))
         )
         told = self.told(order.selector, also=meant.values())
         return OrderStatus(
@@ -135,6 +136,12 @@ class Proofs:
 
     def _holds(self, order: Order, machine: Machine) -> bool:
         return machine.orders_epoch == self._book.epoch and machine.orders_generation >= order.generation
+
+    def _over_before(self, order: Order, run: str, receipt: Receipt | None) -> bool:
+        """Whether the order did nothing to a run that was over when it was given: its machine cannot tell, and proves it anyway."""
+        known = self._projection.run(run)
+        over = known is not None and known.state in FINAL and known.changed_at < order.issued_at
+        return over and receipt is not None and receipt.processes == 0
 
     def _standing(self, order: Order, run: str, machine: Machine | None, receipt: Receipt | None) -> Standing:
         known = self._projection.run(run)

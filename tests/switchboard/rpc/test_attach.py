@@ -292,6 +292,23 @@ async def test_an_order_is_shown_with_a_standing_for_every_run(store_url):
             assert sb.stops.status(order.id).counts == {"ended": 1, "ending": 2, "unreachable": 1}
 
 
+async def test_what_was_over_when_an_order_was_given_is_none_of_its_runs(store_url):
+    async with core(store_url) as sb:
+        mill = await sb.machine("mill")
+        async with mill.attached() as stream:
+            await stream.run("r-wrong", "REFUSED", reason="there is no such folder")
+            await stream.run("r-1")
+            sb.clock.forward(timedelta(seconds=3))
+            order = await sb.stops.issue(KIM, Selector(all=True), "incident 7")
+            # Its machine cannot tell which of the two was first.
+            for run in ("r-wrong", "r-late"):
+                refused = stop_pb2.Receipt(order_id=order.id, run_id=run, attempt=1, outcome=stop_pb2.OUTCOME_REFUSED)
+                await stream.told(receipt=refused)
+
+            await eventually(lambda: len(sb.stops.status(order.id).rows) == 2)
+            assert {row.run for row in sb.stops.status(order.id).rows} == {"r-1", "r-late"}
+
+
 async def test_an_instruction_comes_again_at_every_attach_until_it_is_reported(store_url):
     async with core(store_url) as sb:
         mill = await sb.machine("mill")
