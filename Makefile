@@ -22,13 +22,13 @@ test: ready-to-test
 	cd proto && ../.venv/bin/buf lint && ../.venv/bin/buf breaking --against v1.binpb
 	.venv/bin/lint-imports --no-logo
 	$(PY) -m mypy
-	$(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest -q -n 3 --dist loadfile $(ARGS)
 
 # Every journey and every property again and again, each round with another seed.
 soak: ready-to-test
 	@for round in $$(seq $(ROUNDS)); do \
 	    seed=$$RANDOM; echo "round $$round of $(ROUNDS), seed $$seed"; \
-	    $(PY) -m pytest -q -n 2 --dist loadfile --hypothesis-seed=$$seed $(ARGS) || exit 1; \
+	    $(PY) -m pytest -q -n 3 --dist loadfile --hypothesis-seed=$$seed $(ARGS) || exit 1; \
 	done
 
 bench: ready-to-test
