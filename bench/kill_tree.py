@@ -18,7 +18,7 @@ from daemon.cgroup import Cgroups
 from daemon.clock import SystemClock
 from daemon.process import Processes
 
-ROUNDS = 15
+ROUNDS = 25
 TREE = """\
 #!/bin/sh
 # 20 processes with this shell: plain, deaf to SIGTERM, own sessions, double forks, emptied environments.
@@ -111,7 +111,7 @@ async def product(processes: Processes, program: Path, number: int) -> float:
     await processes.keeper(run, 10)
     await grown(token)
     began = time.perf_counter()
-    emptied = await processes.end(run, grace_s=0, from_rung="kill")
+    emptied = await processes.empty(run, grace_s=0, from_rung="kill")
     took = time.perf_counter() - began
     survivors = alive(token)
     if emptied.left or survivors:

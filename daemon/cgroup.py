@@ -76,13 +76,11 @@ class Cgroup:
 
     def pids(self) -> tuple[frozenset[int], frozenset[int]]:
         """Return everyone in the run's group and the groups below it, and of these whoever is in or below `tree`."""
-        above, inside = _procs(str(self.path)), _procs(str(self.tree))
-        for folder in (self.path, self.tree):
-            with contextlib.suppress(OSError):
-                for name in _folders(folder) - {"tree"}:  # groups that somebody else made
-                    for deeper, _, _ in os.walk(folder / name):
-                        (inside if folder is self.tree else above).update(_procs(deeper))
-        return frozenset(above | inside), frozenset(inside)
+        inside = self.inside()
+        return _everyone(self.path, but="tree") | inside, inside
+
+    def inside(self) -> frozenset[int]:
+        return _everyone(self.tree)
 
     def covers(self, pid: int) -> bool:
         """Whether a process is in the group or below it, even one that is dying and so no longer listed there."""
@@ -94,9 +92,11 @@ class Cgroup:
 
     def populated(self) -> bool:
         """Whether the kernel counts anyone in the group or below it; zombies are not counted."""
-        with contextlib.suppress(OSError):
-            return "populated 1" in (self.path / "cgroup.events").read_text()
-        return False
+        return _populated(self.path)
+
+    def inhabited(self) -> bool:
+        """The same of `tree` alone."""
+        return _populated(self.tree)
 
     def frozen(self) -> bool:
         """Whether somebody has frozen the tree: the agent itself could."""
@@ -134,11 +134,22 @@ def _own() -> tuple[Path | None, str]:
     return None, ""
 
 
-def _folders(path: Path) -> set[str]:
-    if os.stat(path).st_nlink == 2 + (path.name != "tree"):  # `.`, `..` and, in a run's own group, `tree`
-        return set()
-    with os.scandir(path) as entries:
-        return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+def _everyone(folder: Path, but: str = "") -> frozenset[int]:
+    """Return who is in a group and in the groups below it that somebody else made."""
+    found = _procs(str(folder))
+    with contextlib.suppress(OSError):
+        if os.stat(folder).st_nlink > 2 + bool(but):  # `.`, `..` and what is left out
+            for deeper, below, _ in os.walk(folder):
+                found |= _procs(deeper)
+                if deeper == str(folder) and but in below:
+                    below.remove(but)
+    return frozenset(found)
+
+
+def _populated(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return "populated 1" in (folder / "cgroup.events").read_text()
+    return False
 
 
 def _procs(folder: str) -> set[int]:

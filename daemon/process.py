@@ -75,6 +75,7 @@ class Processes:
         for keeper in self._keepers.all():
             if not keeper.proven and (keeper.lost.is_set() or not living(alive, keeper.born)):
                 await self.end(keeper.run, grace_s=0, from_rung=Rung.KILL)
+        await self._trees.buried()
         self._keepers.close()
         if self._cgroups:
             self._cgroups.close()
@@ -114,9 +115,18 @@ class Processes:
     async def end(
         self, run: str, *, grace_s: float, from_rung: str = "terminate", since_ms: int | None = None
     ) -> Emptied:
+        """Empty the run's tree as `empty` does, and see its keeper out of the process table."""
+        emptied = await self.empty(run, grace_s=grace_s, from_rung=from_rung, since_ms=since_ms)
+        await self._trees.buried()
+        return emptied
+
+    async def empty(
+        self, run: str, *, grace_s: float, from_rung: str = "terminate", since_ms: int | None = None
+    ) -> Emptied:
         """Climb the stop ladder from *from_rung* until nothing of the run lives; each rung below the kill has *grace_s*.
 
-        *since_ms* (boot clock) is what `took_ms` counts from. Returns with `left` filled when even SIGKILL was not enough.
+        *since_ms* (boot clock) is what `took_ms` counts from. Returns with `left` filled when even SIGKILL was not enough. The
+        keeper, which was sent SIGKILL while it was stopped, may take a moment longer to go.
         """
         began = self._clock.boot_ms() if since_ms is None else since_ms
         self._keepers.revoke(run)
@@ -126,12 +136,11 @@ class Processes:
         counted: set[Born] = set()
         grade = self._grade(run)
         idle = kills = 0
-        if walk.first is Rung.KILL:
-            self._trees.hold(run)
-        look = self._trees.glance(run) if walk.first is Rung.KILL else Look({})
-        if not look.tree:
+        look, do = Look({}), Do.DONE
+        felled, empty = await self._trees.fell(run) if walk.first is Rung.KILL else (0, False)
+        if not empty:
             look = await self._trees.look(run)
-        while True:
+        while not empty:
             counted.update(seen.born for seen in look.tree.values() if not seen.gone)
             if grade is Grade.CONTAINED and self._trees.outside(run, look):
                 grade = Grade.TRACED if self._keepers.of(run) else Grade.BEST_EFFORT
@@ -153,7 +162,7 @@ class Processes:
                 look = await self._trees.settled(run, condemned, KILL_AGAIN_S)
             else:
                 left_s = walk.left_ms(self._clock.boot_ms()) / 1000
-                await proctable.gone(look.everyone, min(LOOK_EVERY_S, left_s))
+                await proctable.gone([seen.born for seen in look.everyone], min(LOOK_EVERY_S, left_s))
                 look = await self._trees.look(run)
         left = tuple(f"pid {seen.pid} {seen.name}" for seen in look.everyone)
         if do is Do.GIVE_UP and not left:
@@ -161,7 +170,8 @@ class Processes:
         if keeper := self._keepers.of(run):
             keeper.proven = not left
         faults.point("process.proven")
-        return Emptied(grade, walk.rung.value, max(0, self._clock.boot_ms() - began), len(counted), left)
+        rung = Rung.KILL if felled else walk.rung
+        return Emptied(grade, rung.value, max(0, self._clock.boot_ms() - began), felled + len(counted), left)
 
     async def sweep(self, runs: Iterable[str]) -> dict[str, Emptied]:
         """End what an earlier daemon left of *runs*, and of the runs that have a cgroup here; its keepers, where they still

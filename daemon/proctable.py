@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from daemon.domain.tree import Born, Seen, Table, below, living
+from daemon.domain.tree import Born, Seen, below, living
 
 if sys.platform != "linux":
     import psutil
@@ -53,26 +53,25 @@ class ProcTable:
         async with self._turn:
             if self._begun == asked:  # else somebody else's pass began after this one was asked for
                 self._begun += 1
-                self._latest = await self._pass({}, keepers)
+                self._latest = await self._pass(frozenset(), keepers)
             return self._latest
 
-    async def scan_but(self, known: Table, keepers: Iterable[Born]) -> dict[int, Seen]:
-        """Make a pass of one's own that takes *known* as they were: to read a process that is just dying takes long."""
+    async def scan_but(self, dying: frozenset[int], keepers: Iterable[Born]) -> dict[int, Seen]:
+        """Make a pass of one's own that leaves *dying* out: to read a process that is just dying takes long."""
         async with self._turn:  # whoever ends a pass buries the dead, which this one has to meet
-            return await self._pass(known, keepers)
+            return await self._pass(dying, keepers)
 
-    async def _pass(self, known: Table, keepers: Iterable[Born]) -> dict[int, Seen]:
+    async def _pass(self, dying: frozenset[int], keepers: Iterable[Born]) -> dict[int, Seen]:
         table: dict[int, Seen] = {}
         places: dict[int, bytes] = {}
         dead = self._dead
-        for count, seen in enumerate(_read((pid for pid in _pids() if pid not in known), places, self._lines)):
+        for count, seen in enumerate(_read((pid for pid in _pids() if pid not in dying), places, self._lines)):
             table[seen.pid] = replace(seen, fresh=True) if seen.gone and seen.born not in dead else seen
             if count % 200 == 199:
                 await asyncio.sleep(0)  # a machine with thousands of processes must not hold the loop
         for pid in self._lines.keys() - table.keys():
             del self._lines[pid]
         self._dead = frozenset(seen.born for seen in table.values() if seen.gone)
-        table.update(known)
         kept = below(table, [pid for pid, start in keepers if living(table, (pid, start))], set())
         claims: dict[tuple[Born, bytes], str] = {}
         for pid in places.keys() - kept:
@@ -88,6 +87,14 @@ class ProcTable:
 def read(pids: Iterable[int]) -> dict[int, Seen]:
     """Return these processes as they stand now, without what they claim."""
     return {seen.pid: seen for seen in _read(pids, {}, {})}
+
+
+def in_session(pid: int, session: int) -> bool:
+    """Whether a process lives and is in this session."""
+    try:
+        return os.getsid(pid) == session
+    except OSError:
+        return False
 
 
 def _read(pids: Iterable[int], places: dict[int, bytes], lines: dict[int, Line]) -> Iterator[Seen]:
@@ -170,13 +177,13 @@ def _claim(pid: int) -> str:
 
 
 @contextlib.contextmanager
-def _held(processes: Iterable[Seen]) -> Iterator[list[tuple[int, Seen]]]:
+def _held(processes: Iterable[Born]) -> Iterator[list[tuple[int, Born]]]:
     """Hold a descriptor of each of these: a pid may be given to another, a descriptor may not."""
-    held: list[tuple[int, Seen]] = []
+    held: list[tuple[int, Born]] = []
     try:
-        for seen in processes:
+        for born in processes:
             try:
-                held.append((os.pidfd_open(seen.pid), seen))
+                held.append((os.pidfd_open(born[0]), born))
             except ProcessLookupError:
                 continue
             except OSError:  # no descriptor is left: those that are held go first, and a few are needed to look at them
@@ -190,7 +197,7 @@ def _held(processes: Iterable[Seen]) -> Iterator[list[tuple[int, Seen]]]:
             os.close(fd)
 
 
-def signal_all(processes: Iterable[Seen], *signals: signal.Signals) -> None:
+def signal_all(processes: Iterable[Born], *signals: signal.Signals) -> None:
     """Send each of *signals* to exactly these processes, never to one that has taken over a pid."""
     todo = list(processes)
     if sys.platform != "linux":
@@ -198,12 +205,12 @@ def signal_all(processes: Iterable[Seen], *signals: signal.Signals) -> None:
         return
     for first in range(0, len(todo), _AT_ONCE):
         with _held(todo[first : first + _AT_ONCE]) as held:
-            now = read(seen.pid for _, seen in held)
+            now = read(pid for _, (pid, _) in held)
             for signum in signals:
-                for fd, seen in held:
+                for fd, born in held:
                     # Gone meanwhile, or another user's (it ran sudo): the next look tells which.
                     with contextlib.suppress(ProcessLookupError, PermissionError):
-                        if living(now, seen.born):
+                        if living(now, born):
                             signal.pidfd_send_signal(fd, signum)
 
 
@@ -213,7 +220,7 @@ def kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-async def gone(processes: Iterable[Seen], timeout: float) -> bool:
+async def gone(processes: Iterable[Born], timeout: float) -> bool:
     """Return whether all of these are dead, as soon as they are, or after *timeout* seconds."""
     todo = list(processes)
     if sys.platform != "linux":
@@ -247,7 +254,7 @@ async def gone(processes: Iterable[Seen], timeout: float) -> bool:
                 loop.remove_reader(poll.fileno())
         elif len(held) < len(todo):
             await asyncio.sleep(0.001)  # no descriptors, or a flood: do not spin
-    return left == 0 and (len(held) == len(todo) or not any(living(read([s.pid]), s.born) for s in todo))
+    return left == 0 and (len(held) == len(todo) or not any(living(read([born[0]]), born) for born in todo))
 
 
 def reap(pids: Iterable[int]) -> None:
@@ -302,9 +309,9 @@ if sys.platform != "linux":
             except (psutil.Error, OSError):
                 continue
 
-    def _psutil_signal(processes: Iterable[Seen], signals: Iterable[signal.Signals]) -> None:
-        for seen in processes:
+    def _psutil_signal(processes: Iterable[Born], signals: Iterable[signal.Signals]) -> None:
+        for pid, start in processes:
             with contextlib.suppress(psutil.Error, OSError):
-                if int(psutil.Process(seen.pid).create_time() * 1000) == seen.start:
+                if int(psutil.Process(pid).create_time() * 1000) == start:
                     for signum in signals:
-                        os.kill(seen.pid, signum)
+                        os.kill(pid, signum)

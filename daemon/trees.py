@@ -1,17 +1,19 @@
 """The daemon's own eyes and hands on the runs' process trees: who lives of a run, and a signal for exactly those."""
 
+import asyncio
 import os
 import signal
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from daemon import proctable
+from daemon import faults, proctable
 from daemon.cgroup import Cgroup, Cgroups
 from daemon.domain.stop_ladder import Rung, Sight
 from daemon.domain.tree import Born, Home, Known, Seen, Table, adopted, members
 from daemon.keepers import Keepers
-from daemon.kept import Keeper
 
 KEEPER_LEAVES_S = 0.25  # how long a keeper that has nothing left may take to end itself
+KILLED_DIES_S = 5.0  # how long one that was sent SIGKILL may take, on a machine that has much to do
 PASSES = 5  # over the table, to find one in which nobody died
 
 
@@ -39,6 +41,7 @@ class Trees:
         self._table = proctable.ProcTable()
         self._before: dict[str, frozenset[Born]] = {}
         self._started: frozenset[Born] = frozenset()
+        self._burials: set[asyncio.Task[None]] = set()
         self._mourned: set[Born] = set()  # members of any run that are still in the process table
 
     def marker(self, run: str) -> str:
@@ -63,6 +66,7 @@ class Trees:
         Nobody lives when a pass shows nobody and nobody died under it: with the keeper dead its orphans are this process's
         children, and do not leave the table before it buries them. Without a keeper of ours two passes have to do.
         """
+        await self.buried()
         clean = 0
         for _ in range(PASSES):
             table = dict(await self.scan())
@@ -80,22 +84,50 @@ class Trees:
         """Stop the keeper, as the beginning of a kill: the dead that it does not bury show what they left."""
         keeper = self._keepers.of(run)
         if keeper and not keeper.lost.is_set():
-            _signal_keeper(keeper, signal.SIGSTOP)
+            proctable.signal_all([keeper.born], signal.SIGSTOP)
 
-    def glance(self, run: str) -> Look:
-        """Return who is in the run's cgroup, without a pass over the table: enough to begin a kill, never to end one.
+    async def fell(self, run: str) -> tuple[int, bool]:
+        """Kill a tree that lives in its cgroup at one stroke; return how many that were, and whether nobody of the run is left.
 
-        Nobody, when somebody in there has parents elsewhere: an orphan of a dead keeper, or one who was put there.
+        Nobody is struck when somebody in there was put there from outside. The keeper is held, as for `settled`; it dies when
+        nothing is left for it to guard, which `buried` waits for.
         """
         cage, keeper = self.cage(run), self._keepers.of(run)
+        self.hold(run)
         if cage is None or keeper is None:
-            return Look({})
-        caged, inside = cage.pids()
-        tree = {pid: seen for pid, seen in proctable.read(inside).items() if not seen.gone}
-        if any(seen.parent not in inside and seen.parent != keeper.pid for seen in tree.values()):
-            return Look({})
-        self._mourned.update(seen.born for seen in tree.values())
-        return Look(tree, caged=caged, inside=inside)
+            return 0, False
+        os.sched_yield()  # it wakes up to stop, on this very processor as likely as not
+        inside = cage.inside()
+        # Nobody enters a session: who is in the keeper's was started by the run. Of the others it has to be looked up.
+        others = proctable.read(pid for pid in inside if not proctable.in_session(pid, keeper.pid))
+        guard = proctable.read([keeper.pid]).get(keeper.pid)
+        held = guard is not None and guard.born == keeper.born and guard.state == "T"
+        kin = {keeper.pid, *inside}
+        if not (inside and held and all(seen.parent in kin for seen in others.values()) and cage.kill()):
+            return 0, False
+        faults.point("process.signalled")
+        look = self._pick(run, await self._table.scan_but(inside, self._keepers.ever), inside)
+        dead = not cage.inhabited()
+        if not dead:
+            await proctable.gone(_born(proctable.read(cage.inside()).values()), KILLED_DIES_S)
+            dead = not cage.inhabited()
+        if look.tree or look.died or not dead:
+            return len(inside), False
+        self._before.pop(run, None)
+        keeper.relieve(-signal.SIGKILL if keeper.agent_pid in inside else None)
+        burial = asyncio.create_task(self._bury(keeper.born, inside), name=f"burial {run}")
+        self._burials.add(burial)
+        burial.add_done_callback(self._burials.discard)
+        return len(inside), True
+
+    async def buried(self) -> None:
+        """Wait until the keepers and the dead of `fell` are out of the process table."""
+        await asyncio.gather(*self._burials)
+
+    async def _bury(self, keeper: Born, tree: Iterable[int]) -> None:
+        proctable.signal_all([keeper], signal.SIGKILL)
+        await proctable.gone([keeper], KILLED_DIES_S)
+        proctable.reap(tree)  # they came here when it died
 
     def outside(self, run: str, look: Look) -> bool:
         """Whether anybody of the tree lives outside the run's cgroup."""
@@ -116,9 +148,9 @@ class Trees:
         keeper = self._keepers.of(run)
         if rung is Rung.INTERRUPT:
             agent = look.tree.get(keeper.agent_pid) if keeper and keeper.agent_pid else None
-            proctable.signal_all([agent] if agent else look.tree.values(), signal.SIGINT)
+            proctable.signal_all(_born([agent] if agent else look.tree.values()), signal.SIGINT)
         elif rung is Rung.TERMINATE:
-            proctable.signal_all(look.tree.values(), signal.SIGTERM)
+            proctable.signal_all(_born(look.tree.values()), signal.SIGTERM)
         else:
             return await self._kill(run, look, time)
         return {}
@@ -133,17 +165,18 @@ class Trees:
         held = True
         if keeper and not keeper.relieved:
             held = all(seen.gone or seen.state == "T" for seen in proctable.read([keeper.pid]).values())
-        look = self._pick(run, await self._table.scan_but(condemned, self._keepers.ever))
-        alone = held and not (look.tree.keys() | look.died.keys()) - condemned.keys()
+        struck = frozenset(condemned)
+        look = self._pick(run, await self._table.scan_but(struck, self._keepers.ever), struck)
+        alone = held and not (look.tree or look.died)
         if keeper and look.keeper and alone:
             # It has nothing left to guard.
             keeper.relieve(-signal.SIGKILL if keeper.agent_pid in condemned else None)
-            proctable.signal_all([look.keeper], signal.SIGKILL)
+            proctable.signal_all([look.keeper.born], signal.SIGKILL)
         # The keeper takes longest to die, and the dead that it had not buried are the daemon's only then.
-        dead = look.keeper is None or await proctable.gone([look.keeper], timeout)
+        dead = look.keeper is None or await proctable.gone([look.keeper.born], timeout)
         proctable.reap(pid for pid, seen in condemned.items() if seen.born in self._mourned)
         dying = [seen for seen in proctable.read(condemned).values() if not seen.gone]
-        dead = dead and (not dying or await proctable.gone(dying, timeout))
+        dead = dead and (not dying or await proctable.gone(_born(dying), timeout))
         cage = self.cage(run)
         if not dead or not alone or (cage and cage.populated()):
             return await self.look(run)
@@ -158,10 +191,10 @@ class Trees:
         if time >= 2 or look.keeper.state == "T":
             if keeper:
                 keeper.relieve(None)
-            proctable.signal_all([look.keeper], signal.SIGKILL)
+            proctable.signal_all([look.keeper.born], signal.SIGKILL)
         elif time == 1 and keeper:
             keeper.hang_up()
-        await proctable.gone([look.keeper], KEEPER_LEAVES_S)
+        await proctable.gone([look.keeper.born], KEEPER_LEAVES_S)
 
     def forget(self, run: str) -> None:
         self._before.pop(run, None)
@@ -178,23 +211,19 @@ class Trees:
         if cage and self._only_ours(look) and cage.kill() and time == 1:
             # The kernel's kill passes over a process whose first thread has ended.
             rest = [seen for seen in rest if seen.pid not in look.inside or seen.state == "Z"]
-            if keeper and look.keeper is None and keeper.agent_pid in look.tree:
-                # As far as was seen it has nothing outside of the group to guard, and it takes the longest to die.
-                keeper.relieve(-signal.SIGKILL)
-                _signal_keeper(keeper, signal.SIGKILL)
         if time > 1 and rest:  # it forks faster than it dies: hold all of it first
             held: dict[Born, Seen] = {}
             for _ in range(8):
                 fresh = [seen for seen in rest if seen.born not in held]
                 if not fresh:
                     break
-                proctable.signal_all(fresh, signal.SIGSTOP)
+                proctable.signal_all(_born(fresh), signal.SIGSTOP)
                 held.update((seen.born, seen) for seen in fresh)
                 rest = [seen for seen in (await self.look(run)).everyone if spared is None or seen.born != spared.born]
             rest = list(held.values())
             for group in self._groups(run, rest):
                 proctable.kill_group(group)
-        proctable.signal_all(rest, signal.SIGSTOP, signal.SIGKILL)
+        proctable.signal_all(_born(rest), signal.SIGSTOP, signal.SIGKILL)
         return look.tree | {seen.pid: seen for seen in rest}
 
     def _groups(self, run: str, orphans: list[Seen]) -> set[int]:
@@ -219,13 +248,14 @@ class Trees:
         known = ours | look.inside
         return all(seen.parent in known for seen in proctable.read(strangers).values() if not seen.gone)
 
-    def _pick(self, run: str, table: dict[int, Seen]) -> Look:
+    def _pick(self, run: str, table: dict[int, Seen], struck: frozenset[int] = frozenset()) -> Look:
+        """Tell from a pass who is of the run. After a kill of *struck* the kernel's count tells whether the cgroup is empty."""
         keeper, cage = self._keepers.of(run), self.cage(run)
-        everywhere, inside = cage.pids() if cage else (frozenset[int](), frozenset[int]())
-        born_since = proctable.read(everywhere - table.keys())
+        everywhere, inside = cage.pids() if cage and not struck else (struck, struck)
+        born_since = proctable.read(everywhere - table.keys() - struck)
         table.update((pid, replace(seen, fresh=seen.gone)) for pid, seen in born_since.items())
         before = self._before.get(run, frozenset())
-        known = Known(self.marker(run), caged=everywhere, before=before)
+        known = Known(self.marker(run), caged=everywhere, before=before, struck=struck)
         if keeper:
             known = replace(known, keeper=keeper.born, ours=True, proven=keeper.proven, dying=keeper.relieved)
         found = members(table, known, self._home())
@@ -241,5 +271,5 @@ class Trees:
         return Home(os.getpid(), os.getsid(0), frozenset(self._keepers.ever), self._started)
 
 
-def _signal_keeper(keeper: Keeper, signum: signal.Signals) -> None:
-    proctable.signal_all((seen for seen in proctable.read([keeper.pid]).values() if seen.born == keeper.born), signum)
+def _born(processes: Iterable[Seen]) -> list[Born]:
+    return [seen.born for seen in processes]

@@ -47,6 +47,7 @@ class Known:
     before: frozenset[Born] = field(default_factory=frozenset)  # seen in this tree earlier
     ours: bool = False  # this daemon welcomed its keeper
     proven: bool = False  # and has seen the tree empty: orphans that turn up are not this run's
+    struck: frozenset[int] = frozenset()  # just killed, and left out of the table: their children may still be theirs
     dying: bool = False  # it was sent SIGKILL: orphans may come to the daemon while the table is read
 
 
@@ -99,6 +100,7 @@ def members(table: Table, known: Known, home: Home) -> dict[int, Seen]:
     if kept and known.keeper:
         roots.add(known.keeper[0])
     roots.update(pid for pid, start in known.before if living(table, (pid, start)))
+    roots.update(seen.pid for seen in table.values() if seen.parent in known.struck)
     # A marker in its own environment can only hurt the process that carries it.
     roots.update(seen.pid for seen in table.values() if seen.claim == known.marker)
     if not known.ours:

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -264,6 +263,21 @@ async def test_an_agent_that_moved_itself_to_another_cgroup_is_found_and_the_gra
 
 
 @in_a_cgroup
+async def test_a_nameless_child_that_moved_to_another_cgroup_is_found_when_its_parent_is_killed_in_its_own(caged, home):
+    elsewhere = caged._cgroups.base.parent / f"elsewhere-{os.getpid()}"
+    elsewhere.mkdir()
+    try:
+        move = f"(echo 0 > {elsewhere}/cgroup.procs; exec env -i setsid sleep $T) &\n"
+        started = await start(caged, "r1", home, tree("deaf", last=move + 'sleep "$T"; exit'), 3)
+        emptied = await caged.end("r1", grace_s=0, from_rung="kill")
+
+        assert (emptied.grade, emptied.rung, emptied.processes, emptied.left) == (Grade.TRACED, "kill", 4, ())
+        await nothing_is_left(caged, started)
+    finally:
+        elsewhere.rmdir()
+
+
+@in_a_cgroup
 async def test_groups_that_the_agent_made_below_its_own_are_emptied_and_taken_away(caged, home):
     below = caged._trees.cage("r1").tree / "own" / "deeper"
     move = f"mkdir -p {below}; echo $$ > {below}/cgroup.procs\n"
@@ -396,12 +410,12 @@ async def test_a_marker_of_another_machine_or_of_no_run_is_left_alone(processes)
 async def test_a_signal_never_goes_to_whoever_took_over_a_pid():
     process = await execute("sleep", token())
     seen = proctable.read([process.pid])[process.pid]
-    proctable.signal_all([replace(seen, start=seen.start - 1)], signal.SIGKILL)
+    proctable.signal_all([(seen.pid, seen.start - 1)], signal.SIGKILL)
     assert not is_dead(process.pid)
-    proctable.signal_all([seen], signal.SIGKILL)
+    proctable.signal_all([seen.born], signal.SIGKILL)
 
     assert await process.wait() == -9
-    assert await proctable.gone([seen], 5)
+    assert await proctable.gone([seen.born], 5)
 
 
 # The daemon dies

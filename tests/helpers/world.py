@@ -33,7 +33,8 @@ class World:
         self.person = "ana"
         self._line: Line | None = None
         self._stack = contextlib.AsyncExitStack()
-        self.api: httpx.AsyncClient
+        self.page: httpx.AsyncClient  # looks, by the session of a sign-in: to check a password takes the server long
+        self.api: httpx.AsyncClient  # acts, by password
 
     # The server.
 
@@ -79,11 +80,14 @@ class World:
         return await self._line.ask(op, **said)
 
     async def sign_in(self) -> None:
-        """Give the first person a password, with which votes are cast."""
+        """Give the first person a password, and sign them in."""
         secret = (await self.ask("link"))["link"].partition("#")[2].rpartition("=")[2]
         async with self.client() as guest:
             answer = await guest.post("/session/link", json={"secret": secret, "password": PASSWORD})
             assert answer.status_code == 200, answer.text
+            session = httpx.Cookies(guest.cookies)
+        self.page = await self._stack.enter_async_context(self.client(cookies=session))
+        self.api = await self._stack.enter_async_context(self.client(auth=(self.person, PASSWORD)))
 
     def client(self, **more: Any) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=f"{self.facts['http']}/api/v1", timeout=SLOW, **more)
@@ -118,7 +122,7 @@ class World:
     # People.
 
     async def get(self, path: str, /, **params: Any) -> Any:
-        return self._good(await self.api.get(path, params=params))
+        return self._good(await self.page.get(path, params=params))
 
     async def post(self, path: str, /, **body: Any) -> Any:
         return self._good(await self.api.post(path, json=body))
@@ -174,7 +178,6 @@ async def world(root: Path, model: ScriptedModel, **env: str) -> AsyncIterator[W
         try:
             await made.serve(**env)
             await made.sign_in()
-            made.api = await made._stack.enter_async_context(made.client(auth=(made.person, PASSWORD)))
             yield made
         finally:
             await made._stack.aclose()

@@ -40,7 +40,7 @@ async def test_a_run_goes_on_without_the_store_and_its_question_is_decided_with_
             valkey.freeze()
 
         async def refused() -> str:
-            answer = await it.api.get(f"/runs/{run}/output")
+            answer = await it.page.get(f"/runs/{run}/output")
             assert answer.status_code == 503, answer.text
             return str(answer.json()["error"])
 
@@ -63,7 +63,7 @@ async def test_a_run_goes_on_without_the_store_and_its_question_is_decided_with_
             valkey.thaw()
 
         async def asked_again() -> dict[str, object]:
-            answer = await it.api.get("/approvals", params={"state": "open", "run": run})
+            answer = await it.page.get("/approvals", params={"state": "open", "run": run})
             assert answer.is_success, answer.text
             (found,) = answer.json()["approvals"]
             assert found["id"] != first["id"]

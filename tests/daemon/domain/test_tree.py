@@ -86,6 +86,15 @@ def test_a_stranger_in_the_cgroup_is_spared_while_the_keeper_vouches_for_its_own
         assert any(table[above].claim == A for above in ancestors(table, pid))
 
 
+@given(forests(), st.data())
+def test_whoever_was_just_killed_still_tells_whose_its_children_are(table, data):
+    whole = members(table, RUN_A, HOME).keys()
+    struck = data.draw(st.sets(st.sampled_from(sorted(whole)))) - {KEEPER_A}
+    rest = {pid: process for pid, process in table.items() if pid not in struck}
+
+    assert members(rest, replace(RUN_A, struck=frozenset(struck)), HOME).keys() == whole - struck
+
+
 def test_what_an_earlier_daemon_left_is_told_by_the_cgroup_alone():
     table = table_of(seen(200, INIT), seen(201, 200), seen(202, INIT), seen(203, KEEPER_B))
     left = Known(A, caged=frozenset({200, 203, DAEMON}))
