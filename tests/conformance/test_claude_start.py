@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from helpers.eventually import eventually
 from helpers.host import Host
 from helpers.scripted import clean_environment, script
 
@@ -138,8 +139,7 @@ async def test_a_session_that_never_was_cannot_be_taken_up(place):
 async def test_a_start_that_is_given_up_leaves_no_process(place, fake):
     silent = fake(f"echo $$ >{place.folder}/pid; exec sleep 600")
     starting = asyncio.create_task(place.driver.start(place.spec(HELLO, launch=silent), Host().ask))
-    while not (place.folder / "pid").exists() or not (place.folder / "pid").read_text().strip():
-        await asyncio.sleep(0.01)
+    await eventually(lambda: (place.folder / "pid").exists() and (place.folder / "pid").read_text().strip())
 
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
