@@ -89,7 +89,7 @@ class Database:
                     self._grow_log()
                 if max_bytes is not None:
                     self._db.execute(f"PRAGMA max_page_count={max(1, max_bytes // _PAGE)}")
-        except BaseException:
+        except BaseException:  # whatever it was, nobody will come to close it
             self._db.close()
             raise
 
@@ -126,7 +126,7 @@ class Database:
                 if before:
                     faults.point(before)
                 self._db.execute("COMMIT")
-            except BaseException:
+            except BaseException:  # a task that is cancelled writes nothing half
                 # A failed COMMIT may have rolled back by itself.
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
@@ -222,7 +222,7 @@ def _apply(db: sqlite3.Connection, migrations: Migrations, version: int) -> None
                 db.execute(statement)
             db.execute(f"PRAGMA user_version={number}")
             db.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # all of a migration or none
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise

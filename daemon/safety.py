@@ -205,7 +205,7 @@ class SafetyStore:
             fresh.rename(self._folder / id)
             sync_folder(self._folder)
             faults.point("safety.written")
-        except BaseException:
+        except BaseException:  # half a copy must not look like one, and takes room
             shutil.rmtree(fresh, ignore_errors=True)
             raise
         return Saved(id, head, len(copy.entries), copy.bytes, copy.not_saved, left_out=len(left_out))

@@ -55,7 +55,7 @@ class ClaudeSession:
         try:
             async with asyncio.timeout(START_S):
                 await self._begin()
-        except BaseException as error:
+        except BaseException as error:  # a start that is called off leaves no process either
             await self.end()
             if isinstance(error, TimeoutError):
                 raise AgentUnusable(f"claude did not answer within {START_S:.0f} s of its start") from error
